@@ -1,0 +1,85 @@
+"""samband carries data between an organisation's platform and the systems it already uses.
+
+The names here are what a plugin or a Python caller needs; everything deeper is the host's own.
+"""
+
+from samband import errors
+from samband.contract import (
+    HOOK_API_VERSION,
+    Batch,
+    Check,
+    Context,
+    CredentialsModel,
+    Event,
+    HttpResponse,
+    HttpSession,
+    Item,
+    Limits,
+    Manifest,
+    Page,
+    Receipt,
+    Record,
+    SettingsModel,
+    Stream,
+    Token,
+    Trigger,
+    WebhookRequest,
+)
+from samband.errors import (
+    AdapterError,
+    AuthError,
+    ContractError,
+    CursorExpiredError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    RejectedError,
+    RemoteError,
+    RetryableError,
+    SambandError,
+    SignatureError,
+    UnavailableError,
+)
+from samband.hookspecs import hookimpl
+from samband.kinds import Kind
+from samband.oauth import client_credentials_token
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HOOK_API_VERSION",
+    "AdapterError",
+    "AuthError",
+    "Batch",
+    "Check",
+    "Context",
+    "ContractError",
+    "CredentialsModel",
+    "CursorExpiredError",
+    "Event",
+    "HttpResponse",
+    "HttpSession",
+    "Item",
+    "Kind",
+    "Limits",
+    "Manifest",
+    "OutcomeUnknownError",
+    "Page",
+    "RateLimitedError",
+    "Receipt",
+    "Record",
+    "RejectedError",
+    "RemoteError",
+    "RetryableError",
+    "SambandError",
+    "SettingsModel",
+    "SignatureError",
+    "Stream",
+    "Token",
+    "Trigger",
+    "UnavailableError",
+    "WebhookRequest",
+    "__version__",
+    "client_credentials_token",
+    "errors",
+    "hookimpl",
+]

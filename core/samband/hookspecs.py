@@ -1,0 +1,117 @@
+"""The hooks a plugin may implement.
+
+A plugin module has one ``manifest`` (a `samband.Manifest`) and functions marked with ``@hookimpl`` that carry the names
+below. An implementation may take fewer arguments than listed here, never others: a misspelt hook or argument is refused
+at start and listed by ``samband plugins``.
+
+Hooks are ``async``. They run on an event loop that belongs to the plugin, under a time limit, and may be cancelled at
+any ``await``. Raise the types of `samband.errors`: each says what the core does next. Anything else that is raised fails
+the run and is shown with the plugin's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pluggy
+
+from samband.contract import Batch, Check, Context, Event, Page, Receipt, Token, Trigger, WebhookRequest
+
+PROJECT = "samband"
+ENTRY_POINT_GROUP = "samband.plugins"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Hooks:
+    """Every hook, in the order an integration meets them."""
+
+    # ── connecting ───────────────────────────────────────────────────────────
+
+    @hookspec
+    async def authenticate(self, ctx: Context) -> Token:  # type: ignore[empty-body]
+        """Obtains a credential now.
+
+        Called when there is no token, shortly before one expires, and once after a 401. The core keeps the result,
+        shares it between all calls of the integration and never runs two renewals at once.
+        ``ctx.credentials`` is set only here; ``ctx.http`` carries no token here.
+
+        Shape: a `Token`; ``expires_at`` None means that it never expires.
+        Raises: `AuthError` (the core stops and a person is told), `RetryableError` (tried again).
+        Again: may be called any number of times.
+        """
+
+    @hookspec
+    async def check(self, ctx: Context) -> Check:  # type: ignore[empty-body]
+        """Proves access with one light read, and shows something real. Optional.
+
+        Called by a person who tests the connection and by the health probe. Must not change anything at the other side
+        and should answer within ten seconds.
+
+        Shape: a `Check`; ``missing`` names every right that the integration's settings need and the account lacks.
+        Raises: `AuthError`, `RetryableError`, `RemoteError`.
+        Again: safe.
+        """
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    @hookspec
+    def sync(self, ctx: Context, stream: str, cursor: str | None) -> AsyncIterator[Page]:  # type: ignore[empty-body]
+        """Reads a stream, page by page.
+
+        With ``cursor`` None everything is read; with a cursor that an earlier page carried, what comes after that page.
+        The core stores each page in one transaction together with its cursor, and asks for the next page meanwhile.
+
+        Shape: an async generator of `Page`. Exactly the last page has ``complete=True``; it may be empty. Its cursor,
+        if it has one, is where the next run begins.
+        Raises: `CursorExpiredError` (the core starts the stream again with ``cursor=None``), `AuthError`,
+        `RetryableError` (the run waits and resumes at the last cursor), `RemoteError` (the run fails).
+        Again: the same cursor may be given again after a crash; the same pages must follow as far as the other
+        side's data allows. May be closed after any page.
+        """
+
+    # ── writing ──────────────────────────────────────────────────────────────
+
+    @hookspec
+    def export(self, ctx: Context, batch: Batch) -> AsyncIterator[Receipt]:  # type: ignore[empty-body]
+        """Sends items that the core has reserved.
+
+        Shape: one `Receipt` per item, in any order. An item without one becomes ``unknown``.
+        Raises: `RetryableError` only when nothing of the batch was sent; `OutcomeUnknownError` when that is not certain.
+        Again: never by itself. An ``unknown`` item is looked up with ``find_exported`` first.
+        """
+
+    @hookspec
+    def find_exported(self, ctx: Context, keys: Sequence[str]) -> AsyncIterator[Receipt]:  # type: ignore[empty-body]
+        """Looks items up at the other side by our idempotency key. Optional.
+
+        Without it a plugin exports by file only, because an interrupted send could never be settled.
+
+        Shape: an ``accepted`` receipt for each key that is found; nothing for one that is not there.
+        Raises: `RetryableError`, `AuthError`.
+        Again: safe; must not change anything.
+        """
+
+    # ── being told ───────────────────────────────────────────────────────────
+
+    @hookspec
+    async def handle_webhook(self, ctx: Context, request: WebhookRequest) -> list[Trigger]:  # type: ignore[empty-body]
+        """Verifies a delivery over its raw bytes and says what to fetch.
+
+        Called before the sender is answered: no remote calls, no slow work.
+
+        Shape: triggers, possibly none. What they name is read by ``sync``; the body itself is never stored as data.
+        Raises: `SignatureError` (answered 401, nothing stored but a count).
+        Again: a delivery may come twice; answer the same.
+        """
+
+    # ── broadcast ────────────────────────────────────────────────────────────
+
+    @hookspec
+    async def on_event(self, event: Event) -> None:
+        """Hears of something that was committed. Optional; the only hook that every plugin is called for.
+
+        Cannot stop or change anything: an error is logged with the plugin's name and otherwise ignored.
+        Again: an event may come twice, with the same id.
+        """

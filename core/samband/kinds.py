@@ -1,0 +1,163 @@
+"""The canonical record kinds: the shape every system's data takes inside samband.
+
+A kind is a `TypedDict` (validated by pydantic, every field optional unless it says otherwise) plus the data class of each
+field. Values are validated before they are stored; a record that does not fit becomes a failed outcome that names the
+field, and never shows the value.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from samband.errors import FieldProblem
+
+__all__ = ["BUILTIN_KINDS", "FieldClass", "Kind", "Kinds", "Member", "Membership"]
+
+FieldClass = Literal["plain", "personal", "special", "national_id"]
+"""How careful a field must be treated. ``special`` is data that reveals health or disability (GDPR article 9), which
+membership of one of these organisations does."""
+
+# NUL cannot be stored by PostgreSQL; the other C0 controls are never part of a name or an address.
+_PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f]*$"
+Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=400, pattern=_PRINTABLE)]
+Code = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100, pattern=_PRINTABLE)]
+Email = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")
+]
+Reference = Annotated[str | int, Field(union_mode="left_to_right")]
+# Nobody alive was born before 1850; Dataverse's own lower bound is 1753, and year 1 is how some systems write "empty".
+BirthDate = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(2200, 1, 1))]
+Day = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(9999, 12, 31))]
+
+_CLOSED = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+@with_config(_CLOSED)
+class Member(TypedDict, total=False):
+    """A person an organisation knows: member, peer mentor or staff."""
+
+    first_name: Text | None
+    last_name: Text | None
+    email: Email | None
+    phone: Code | None
+    mobile: Code | None
+    birth_date: BirthDate | None
+    address: Text | None
+    postal_code: Code | None
+    city: Text | None
+    country: Text | None
+    language: Code | None
+    member_number: Code | None
+    role: Literal["member", "peer_mentor", "coordinator", "staff"] | None
+    status: Required[Literal["active", "paused", "inactive"]]
+    joined_on: Day | None
+    left_on: Day | None
+
+
+@with_config(_CLOSED)
+class Membership(TypedDict, total=False):
+    """A person's belonging to one local association."""
+
+    member: Required[Reference]
+    association: Text | None
+    association_code: Code | None
+    member_number: Code | None
+    role: Code | None
+    status: Required[Literal["active", "paused", "ended"]]
+    is_primary: bool | None
+    joined_on: Day | None
+    left_on: Day | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A canonical record kind.
+
+    Attributes:
+        name: ``snake_case``, as in ``/records/{name}``.
+        title: For people.
+        shape: The `TypedDict` values are validated against. Field order here is the order of storage.
+        field_classes: Data class per field; a field that is not listed is ``personal``.
+    """
+
+    name: str
+    title: str
+    shape: type
+    field_classes: Mapping[str, FieldClass]
+
+    @cached_property
+    def validator(self) -> TypeAdapter[dict[str, Any]]:
+        return TypeAdapter(self.shape)
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(self.shape.__annotations__)
+
+    def class_of(self, field: str) -> FieldClass:
+        return self.field_classes.get(field, "personal")
+
+
+class Kinds(Mapping[str, Kind]):
+    """The kinds that are known, by name."""
+
+    def __init__(self, kinds: Iterable[Kind] = ()) -> None:
+        self._kinds: dict[str, Kind] = {}
+        for kind in kinds:
+            self.add(kind)
+
+    def add(self, kind: Kind) -> None:
+        """Adds a kind; `ValueError` when another one has its name."""
+        if self._kinds.setdefault(kind.name, kind) is not kind:
+            raise ValueError(f"two kinds are called {kind.name!r}")
+
+    def __getitem__(self, name: str) -> Kind:
+        return self._kinds[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+
+MEMBER = Kind(
+    "member",
+    "Member",
+    Member,
+    {"country": "plain", "language": "plain", "role": "special", "status": "special", "joined_on": "special",
+     "left_on": "special", "member_number": "special"},
+)  # fmt: skip
+MEMBERSHIP = Kind(
+    "membership",
+    "Membership",
+    Membership,
+    dict.fromkeys(Membership.__annotations__, "special"),
+)
+BUILTIN_KINDS = (MEMBER, MEMBERSHIP)
+
+
+def field_problems(error: ValidationError, prefix: str = "") -> list[FieldProblem]:
+    """Gives one problem per field of a pydantic error, without the values that were sent."""
+    return [
+        FieldProblem(
+            field=".".join([p for p in (prefix, *map(str, e["loc"])) if p]) or "(body)",
+            code=_CODES.get(e["type"], e["type"]),
+            message=_sentence(e["msg"]),
+        )
+        for e in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+
+
+_CODES = {"extra_forbidden": "unknown_key", "missing": "missing", "string_too_long": "too_long"}
+
+
+def _sentence(message: str) -> str:
+    text = message.removeprefix("Value error, ").strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

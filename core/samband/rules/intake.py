@@ -1,0 +1,310 @@
+"""Turns a page of their rows into what has to be written: pure, without I/O, one record at a time contained.
+
+The order for each record: is it the version we already hold (then it is unchanged and not even converted) → convert →
+validate against its kind → put our ids in place of their keys → compare with what was last agreed. Whatever goes wrong
+with one record becomes that record's outcome and names the field; the page goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import ValidationError
+
+from samband.contract import Page, Record, Stream
+from samband.errors import RejectedError
+from samband.kinds import FieldClass, Kind, field_problems
+
+MAX_KEY_LENGTH = 400
+MAX_BODY_BYTES = 256 * 1024
+MAX_MESSAGE_LENGTH = 500
+
+
+class Known(NamedTuple):
+    """What we hold for one of their keys. ``hash`` is None for a thing that was gone at the other side."""
+
+    record_id: int
+    version: int
+    tag: str | None
+    hash: str | None
+
+
+class Failure(NamedTuple):
+    """A record that was skipped or failed: where it stood in the page, and why."""
+
+    position: int
+    key: str
+    outcome: str
+    code: str
+    field: str | None
+    message: str
+
+
+class Valid(NamedTuple):
+    """A record whose values fit its kind."""
+
+    position: int
+    key: str
+    tag: str | None
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPlan:
+    """What is needed to take in one stream's records.
+
+    Attributes:
+        stream: The plugin's declaration.
+        kind: The kind its records become.
+        settings: The integration's settings, for ``convert``.
+        digest: Names settings and versions; put before every version tag, so that a change of either makes every tag new.
+        refused_fields: Canonical fields whose data class the plugin has not declared.
+    """
+
+    stream: Stream
+    kind: Kind
+    settings: Any
+    digest: str
+    refused_fields: frozenset[str] = frozenset()
+
+    @classmethod
+    def build(
+        cls, *, stream: Stream, kind: Kind, settings: Any, digest: str, declared: Iterable[FieldClass]
+    ) -> StreamPlan:
+        allowed = set(declared)
+        refused = frozenset(name for name in kind.fields if kind.class_of(name) not in allowed)
+        return cls(stream=stream, kind=kind, settings=settings, digest=digest, refused_fields=refused)
+
+
+@dataclass(slots=True, kw_only=True)
+class Converted:
+    """A page after conversion and validation; references still hold their keys."""
+
+    valid: list[Valid] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def reference_keys(self, name: str) -> list[str]:
+        """Gives the distinct keys that the reference field ``name`` holds."""
+        return list({key for v in self.valid if isinstance(key := v.values.get(name), str)})
+
+
+class Created(NamedTuple):
+    key: str
+    tag: str | None
+    hash: str
+    body: bytes
+
+
+class Updated(NamedTuple):
+    record_id: int
+    version: int
+    key: str
+    tag: str | None
+    hash: str
+    op: str
+    body: bytes
+
+
+class Deleted(NamedTuple):
+    record_id: int
+    version: int
+    key: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Intake:
+    """Everything one page makes us write."""
+
+    created: list[Created] = field(default_factory=list)
+    updated: list[Updated] = field(default_factory=list)
+    deleted: list[Deleted] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    retagged: list[tuple[str, str | None]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    held_failures: list[str] = field(default_factory=list)
+    """Keys that failed or were skipped but are still there at the other side: a full read must not delete them."""
+
+    @property
+    def change_count(self) -> int:
+        return len(self.created) + len(self.updated) + len(self.deleted)
+
+    def counts(self) -> dict[str, int]:
+        failed = sum(f.outcome == "failed" for f in self.failures)
+        restored = sum(u.op == "created" for u in self.updated)
+        return {
+            "created": len(self.created) + restored,
+            "updated": len(self.updated) - restored,
+            "unchanged": len(self.unchanged) + len(self.retagged),
+            "deleted": len(self.deleted),
+            "skipped": len(self.failures) - failed,
+            "failed": failed,
+        }
+
+
+def page_keys(page: Page) -> list[str]:
+    """Gives the distinct usable keys of a page, deletions included."""
+    keys = {r.key for r in page.records if _is_key(r.key)}
+    keys.update(k for k in page.deleted if _is_key(k))
+    return list(keys)  # type: ignore[arg-type]
+
+
+def convert_page(page: Page, known: Mapping[str, Known], plan: StreamPlan) -> Converted:
+    """Converts and validates the records whose version is not the one we hold."""
+    result = Converted()
+    convert, settings, prefix = plan.stream.convert, plan.settings, plan.digest + ":"
+    latest = _latest_positions(page.records)
+    candidates: list[Valid] = []
+    for position, record in enumerate(page.records):
+        key = record.key
+        if key is None or not _is_key(key):
+            result.failures.append(_bad_key(position, key))
+            continue
+        if latest is not None and latest[key] != position:
+            result.failures.append(
+                Failure(position, key, "skipped", "duplicate", None, "The page has this key again; the later one counts.")
+            )
+            continue
+        tag = None if record.version is None else prefix + record.version
+        held = known.get(key)
+        if held is not None and tag is not None and held.tag == tag and held.hash is not None:
+            result.unchanged.append(key)
+            continue
+        values: Any = record.values
+        if convert is not None:
+            try:
+                values = convert(values, settings)
+            except Exception as err:  # noqa: BLE001 - a plugin's pure function may raise anything; it costs its own record only
+                result.failures.append(_conversion_failure(position, key, err))
+                continue
+        candidates.append(Valid(position, key, tag, values))
+    _validate(candidates, plan, result)
+    return result
+
+
+def take_in(
+    converted: Converted,
+    page: Page,
+    known: Mapping[str, Known],
+    references: Mapping[str, Mapping[str, int]],
+) -> Intake:
+    """Compares what was converted with what was last agreed.
+
+    Args:
+        converted: From `convert_page`.
+        page: The page itself, for its deletions.
+        known: What we hold, by their key.
+        references: Reference field → their key → our record id; a key that is not there is unknown to us.
+    """
+    intake = Intake(unchanged=converted.unchanged, failures=converted.failures)
+    dumps, digest = orjson.dumps, hashlib.blake2b
+    for position, key, tag, values in converted.valid:
+        if references:
+            failure = _resolve(values, references, position, key)
+            if failure is not None:
+                intake.failures.append(failure)
+                continue
+        body = dumps(values, default=str)
+        if len(body) > MAX_BODY_BYTES:
+            intake.failures.append(Failure(position, key, "failed", "too_large", None, "The record is too large."))
+            continue
+        content = digest(body, digest_size=16).hexdigest()
+        held = known.get(key)
+        if held is None:
+            intake.created.append(Created(key, tag, content, body))
+        elif held.hash == content:
+            if held.tag == tag:
+                intake.unchanged.append(key)
+            else:
+                intake.retagged.append((key, tag))
+        else:
+            op = "created" if held.hash is None else "updated"
+            intake.updated.append(Updated(held.record_id, held.version + 1, key, tag, content, op, body))
+    intake.held_failures = [f.key for f in intake.failures if f.key in known]
+    _take_in_deletions(page, known, intake)
+    return intake
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, str) and 0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()
+
+
+def _latest_positions(records: Sequence[Record]) -> dict[str | None, int] | None:
+    latest = {record.key: position for position, record in enumerate(records)}
+    return latest if len(latest) != len(records) else None
+
+
+def _bad_key(position: int, key: object) -> Failure:
+    if key is None or key == "":
+        return Failure(position, f"#{position}", "failed", "missing_key", "key", "Their row has no id.")
+    return Failure(
+        position, f"#{position}", "failed", "bad_key", "key",
+        f"Their id is not a printable text of at most {MAX_KEY_LENGTH} characters.",
+    )  # fmt: skip
+
+
+def _conversion_failure(position: int, key: str, err: Exception) -> Failure:
+    if isinstance(err, RejectedError):
+        return Failure(position, key, "failed", err.code, err.field, err.message[:MAX_MESSAGE_LENGTH])
+    # The text of an unforeseen error may quote the row, so only its type is kept.
+    message = f"The plugin could not convert the row ({type(err).__name__})."
+    return Failure(position, key, "failed", "conversion_failed", None, message)
+
+
+def _validate(candidates: list[Valid], plan: StreamPlan, result: Converted) -> None:
+    validate = plan.kind.validator.validator.validate_python
+    refused = plan.refused_fields
+    for position, key, tag, values in candidates:
+        try:
+            clean = validate(values)
+        except ValidationError as err:
+            problem = field_problems(err)[0]
+            result.failures.append(
+                Failure(position, key, "failed", problem.code, problem.field, problem.message[:MAX_MESSAGE_LENGTH])
+            )
+            continue
+        if refused:
+            undeclared = [name for name in clean if name in refused and clean[name] is not None]
+            if undeclared:
+                result.failures.append(
+                    Failure(position, key, "failed", "undeclared_field_class", undeclared[0],
+                            "The plugin has not declared that it moves data of this class.")
+                )  # fmt: skip
+                continue
+        result.valid.append(Valid(position, key, tag, clean))
+
+
+def _resolve(
+    values: dict[str, Any], references: Mapping[str, Mapping[str, int]], position: int, key: str
+) -> Failure | None:
+    for name, ids in references.items():
+        theirs = values.get(name)
+        if not isinstance(theirs, str):
+            continue
+        ours = ids.get(theirs)
+        if ours is None:
+            return Failure(
+                position, key, "failed", "unknown_reference", name, "It points to something that has not been read."
+            )
+        values[name] = ours
+    return None
+
+
+def _take_in_deletions(page: Page, known: Mapping[str, Known], intake: Intake) -> None:
+    if not page.deleted:
+        return
+    present = {r.key for r in page.records}
+    for offset, key in enumerate(dict.fromkeys(page.deleted)):
+        held = known.get(key)
+        if held is None or held.hash is None or key in present:
+            position = len(page.records) + offset
+            shown = key if _is_key(key) else f"#{position}"
+            intake.failures.append(
+                Failure(position, shown, "skipped", "not_held", None, "It is gone there, and was not held here.")
+            )
+            continue
+        intake.deleted.append(Deleted(held.record_id, held.version + 1, key))

@@ -1,0 +1,619 @@
+"""The integration service: one object under the HTTP API, the command line and Python callers alike.
+
+Every method takes the organisation first and never looks beyond it. What goes wrong is raised as one of the
+`samband.errors.ServiceError` types, with the fields at fault and the way out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+import structlog
+
+from samband.adapter import Adapter, Connection
+from samband.errors import AuthError, ConflictError, FieldProblem, InvalidError, NotFoundError, SambandError
+from samband.registry import Registry
+from samband.store import Store
+from samband.store.models import ApiKey, DeadLetter, Integration, Record, Run
+from samband.views import (
+    ChangesPage,
+    ChangeView,
+    CheckView,
+    Counts,
+    DeadLetterView,
+    ErrorView,
+    FeedPage,
+    IntegrationView,
+    OrganizationView,
+    OutcomeView,
+    PluginView,
+    RecordView,
+    RunView,
+    StatusView,
+    StreamStatus,
+)
+
+log = structlog.stdlib.get_logger("samband.service")
+
+ORGANIZATION_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+MAX_NAME_LENGTH = 200
+CHECK_TIMEOUT_S = 10.0
+
+Verb = Literal["read", "operate", "configure", "admin"]
+ALL_VERBS: tuple[Verb, ...] = ("read", "operate", "configure", "admin")
+
+
+class Bell(Protocol):
+    """The doorbell as the service sees it: a hint to a worker that may get lost without harm."""
+
+    async def ring(self, run_id: str, *, delay_s: float = 0) -> bool: ...
+    async def ping(self) -> float | None: ...
+    async def depth(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who presented a valid API key.
+
+    Attributes:
+        key_id: The key's public part, for the log.
+        organizations: The organisations it reaches; None for all.
+        verbs: What it may do there.
+    """
+
+    key_id: str
+    name: str
+    organizations: frozenset[str] | None
+    verbs: frozenset[str]
+
+    def reaches(self, organization_id: str) -> bool:
+        return self.organizations is None or organization_id in self.organizations
+
+
+class Service:
+    """Everything a caller can ask of samband."""
+
+    def __init__(self, *, store: Store, registry: Registry, bell: Bell) -> None:
+        self._store = store
+        self._registry = registry
+        self._bell = bell
+
+    # ── organisations and plugins ────────────────────────────────────────────
+
+    async def create_organization(self, id: str, name: str) -> OrganizationView:
+        """Adds an organisation; its id is chosen by the caller and never changes."""
+        problems = []
+        if not ORGANIZATION_ID.fullmatch(id):
+            problems.append(
+                FieldProblem(
+                    field="id", code="bad_id",
+                    message="Use 1 to 63 lower-case letters a to z, digits and hyphens, not beginning or ending with a hyphen.",
+                )
+            )  # fmt: skip
+        name = _name(name, "name", problems)
+        if problems:
+            raise InvalidError("The organisation cannot be added.", problems=problems)
+        return _organization_view(await self._store.catalog.add_organization(id, name))
+
+    async def list_organizations(self) -> list[OrganizationView]:
+        return [_organization_view(o) for o in await self._store.catalog.organizations()]
+
+    async def get_organization(self, org: str) -> OrganizationView:
+        return _organization_view(await self._store.catalog.organization(org))
+
+    def list_plugins(self) -> list[PluginView]:
+        """Gives every plugin that is installed or wanted, with the reason where one did not load."""
+        return self._registry.views()
+
+    # ── integrations ─────────────────────────────────────────────────────────
+
+    async def create_integration(
+        self, org: str, type: str, *, display_name: str = "", settings: Mapping[str, Any],
+        credentials: Mapping[str, Any] | None = None,
+    ) -> IntegrationView:  # fmt: skip
+        """Connects an organisation to a system. It is ``saved``: tested and enabled in steps of their own."""
+        await self._store.catalog.organization(org)
+        adapter = self._registry.adapter(type)
+        problems: list[FieldProblem] = []
+        display_name = _name(display_name or adapter.manifest.title, "display_name", problems)
+        clean = _collect(problems, lambda: _plain(adapter.parse_settings(settings)))
+        if credentials is not None:
+            _collect(problems, lambda: adapter.parse_credentials(credentials))
+        if problems or clean is None:
+            raise InvalidError("The integration cannot be saved.", problems=problems)
+        integration = await self._store.catalog.add_integration(org, type, display_name, clean)
+        if credentials is not None:
+            await self._store_credentials(integration, adapter, credentials)
+        return await self._integration_view(integration)
+
+    async def list_integrations(self, org: str) -> list[IntegrationView]:
+        await self._store.catalog.organization(org)
+        integrations = await self._store.catalog.integrations(org)
+        hints = await self._store.catalog.credential_hints([i.id for i in integrations])
+        return [_integration_view(i, hints.get(i.id, {})) for i in integrations]
+
+    async def get_integration(self, org: str, type: str) -> IntegrationView:
+        return await self._integration_view(await self._integration(org, type))
+
+    async def update_integration(
+        self, org: str, type: str, *, settings: Mapping[str, Any] | None = None, display_name: str | None = None,
+        if_revision: int | None = None,
+    ) -> IntegrationView:  # fmt: skip
+        """Changes settings (as a whole) or the name. Changed settings have to be tested again before enabling."""
+        integration = await self._integration(org, type)
+        adapter = self._registry.adapter(type)
+        problems: list[FieldProblem] = []
+        values: dict[str, Any] = {}
+        if display_name is not None:
+            values["display_name"] = _name(display_name, "display_name", problems)
+        if settings is not None:
+            clean = _collect(problems, lambda: _plain(adapter.parse_settings(settings)))
+            if clean is not None and clean != integration.settings:
+                values |= {"settings": clean, "last_check": None, "connection": "unknown"}
+                if integration.state == "tested":
+                    values["state"] = "saved"
+        if problems:
+            raise InvalidError("The integration cannot be changed.", problems=problems)
+        changed = await self._store.catalog.change_integration(integration, if_revision=if_revision, **values)
+        return await self._integration_view(changed)
+
+    async def set_credentials(self, org: str, type: str, credentials: Mapping[str, Any]) -> IntegrationView:
+        """Replaces the credentials. They are never given back; test the connection afterwards."""
+        integration = await self._integration(org, type)
+        adapter = self._registry.adapter(type)
+        adapter.parse_credentials(credentials)
+        await self._store_credentials(integration, adapter, credentials)
+        state = "saved" if integration.state == "tested" else integration.state
+        changed = await self._store.catalog.change_integration(
+            integration, state=state, last_check=None, connection="unknown"
+        )
+        return await self._integration_view(changed)
+
+    async def test_integration(self, org: str, type: str) -> CheckView:
+        """Tries the connection with one light read. Trouble at the other side is the answer, not an error."""
+        integration = await self._integration(org, type)
+        adapter = self._registry.adapter(type)
+        connection = await self._connection(integration)
+        loop_time = dt.datetime.now(dt.UTC)
+        error: SambandError | None = None
+        summary, facts, missing, unneeded = "", {}, [], []
+        try:
+            check = await adapter.check(connection, timeout_s=CHECK_TIMEOUT_S)
+            summary, facts = check.summary, dict(check.facts)
+            missing, unneeded = list(check.missing), list(check.unneeded)
+        except SambandError as err:
+            error = err
+        latency_ms = int((dt.datetime.now(dt.UTC) - loop_time).total_seconds() * 1000)
+        view = CheckView(
+            ok=error is None and not missing, checked_at=loop_time, latency_ms=latency_ms, summary=summary, facts=facts,
+            missing=missing, unneeded=unneeded, error=None if error is None else _error_view(error),
+        )  # fmt: skip
+        await self._note_check(integration, view, error)
+        return view
+
+    async def enable_integration(self, org: str, type: str) -> IntegrationView:
+        """Switches an integration on; only one whose last test went well."""
+        integration = await self._integration(org, type)
+        if integration.state == "enabled":
+            return await self._integration_view(integration)
+        if not (integration.last_check or {}).get("ok"):
+            raise ConflictError(
+                "The connection has not been tested with these settings and credentials.",
+                code="not_tested",
+                hint="Test the connection first; it can be enabled when the test succeeds.",
+            )
+        return await self._integration_view(
+            await self._store.catalog.change_integration(
+                integration, if_revision=integration.revision, state="enabled"
+            )
+        )
+
+    async def disable_integration(self, org: str, type: str) -> IntegrationView:
+        """Switches an integration off: no new run starts. A run that is going on ends by itself."""
+        integration = await self._integration(org, type)
+        if integration.state == "disabled":
+            return await self._integration_view(integration)
+        return await self._integration_view(
+            await self._store.catalog.change_integration(integration, state="disabled")
+        )
+
+    # ── the operations ───────────────────────────────────────────────────────
+
+    async def trigger_sync(
+        self, org: str, type: str, *, streams: Sequence[str] | None = None, full: bool = False, reason: str = "api",
+        requested_by: str = "", idempotency_key: str | None = None,
+    ) -> RunView:  # fmt: skip
+        """Orders a sync and rings for a worker.
+
+        Args:
+            streams: Only these, in the plugin's order; None reads all that the settings switch on.
+            full: Reads everything again instead of the changes.
+            idempotency_key: With the same key the same order is granted once and its run given again, for 24 hours.
+
+        Raises:
+            AlreadyRunningError: A sync of this integration is still alive; it names the run.
+            ConflictError: The integration is not enabled, or has no credentials.
+        """
+        integration = await self._integration(org, type)
+        adapter = self._registry.adapter(type)
+        idempotency = None
+        if idempotency_key is not None:
+            _check_idempotency_key(idempotency_key)
+            fingerprint = _fingerprint(streams, full)
+            idempotency = (f"sync/{type}", idempotency_key, fingerprint)
+            granted = await self._granted(org, *idempotency)
+            if granted is not None:
+                return granted
+        _demand_enabled(integration)
+        wanted = self._wanted_streams(adapter, await self._connection(integration), streams)
+        run = await self._store.runs.order(
+            integration=integration, plugin_version=adapter.version, operation="sync", streams=wanted, full=full,
+            reason=reason, requested_by=requested_by, idempotency=idempotency,
+        )  # fmt: skip
+        await self._bell.ring(run.id)
+        return await self._run_view(run)
+
+    async def get_integration_status(self, org: str, type: str) -> StatusView:
+        """Tells how an integration is doing."""
+        integration = await self._integration(org, type)
+        live = await self._store.runs.live(integration.id, "sync")
+        last, last_good = await self._store.feeds.last_runs(integration.id)
+        streams = await self._store.feeds.streams(integration.id)
+        letters = await self._store.feeds.dead_letters(org, open_only=True)
+        return StatusView(
+            organization=org, type=type, integration=integration.id, state=integration.state,  # type: ignore[arg-type]
+            connection=integration.connection,  # type: ignore[arg-type]
+            live_run=None if live is None else await self._run_view(live),
+            last_run=None if last is None else await self._run_view(last),
+            last_attempt_at=None if last is None else last.started_at or last.created_at,
+            last_success_at=None if last_good is None else last_good.finished_at,
+            streams=[
+                StreamStatus(
+                    name=s.name, kind=s.kind, has_cursor=s.cursor is not None, is_full_read=s.reading_full,
+                    records=s.held, last_read_at=s.last_read_at,
+                )
+                for s in streams
+            ],
+            open_dead_letters=sum(d.integration_id == integration.id for d, _ in letters),
+        )  # fmt: skip
+
+    async def get_last_sync_result(self, org: str, type: str) -> RunView:
+        """Gives the newest run; `NotFoundError` when there was none."""
+        integration = await self._integration(org, type)
+        last, _ = await self._store.feeds.last_runs(integration.id)
+        if last is None:
+            raise NotFoundError("The integration has never run.", code="never_ran", hint="Start a sync.")
+        return await self._run_view(last)
+
+    # ── runs, records, changes ───────────────────────────────────────────────
+
+    async def list_runs(
+        self, org: str, *, type: str | None = None, state: str | None = None, after: str | None = None, limit: int = 50
+    ) -> FeedPage:
+        """Gives runs, newest first."""
+        await self._store.catalog.organization(org)
+        rows = await self._store.feeds.runs(org, plugin=type, state=state, before=after, limit=limit + 1)
+        items = [await self._run_view(row) for row in rows[:limit]]
+        return FeedPage(items=items, next=items[-1].id if len(rows) > limit else None)
+
+    async def get_run(self, org: str, run_id: str) -> RunView:
+        return await self._run_view(await self._run(org, run_id))
+
+    async def list_outcomes(
+        self, org: str, run_id: str, *, outcome: str | None = None, after: int = 0, limit: int = 100
+    ) -> FeedPage:
+        """Gives the records of a run that changed, were skipped or failed, in order."""
+        run = await self._run(org, run_id)
+        rows, has_more = await self._store.feeds.outcomes(run, outcome=outcome, after=after, limit=limit)
+        items = [
+            OutcomeView(
+                position=r.position, stream=r.stream, key=r.key, outcome=r.outcome, record_id=r.record_id,  # type: ignore[arg-type]
+                version=r.version, code=r.code, field=r.field, message=r.message,
+            )
+            for r in rows
+        ]  # fmt: skip
+        return FeedPage(items=items, next=str(items[-1].position) if has_more else None)
+
+    async def list_records(
+        self, org: str, kind: str, *, after: int = 0, limit: int = 100, include_deleted: bool = False
+    ) -> FeedPage:
+        """Gives an organisation's records of a kind, in the order they were first seen."""
+        await self._store.catalog.organization(org)
+        self._demand_kind(kind)
+        rows = await self._store.feeds.records(
+            org, kind, after=after, limit=limit + 1, include_deleted=include_deleted
+        )
+        bindings = await self._store.feeds.bindings(org, [r.id for r in rows[:limit]])
+        items = [_record_view(r, bindings.get(r.id, [])) for r in rows[:limit]]
+        return FeedPage(items=items, next=str(items[-1].id) if len(rows) > limit else None)
+
+    async def get_record(self, org: str, kind: str, record_id: int) -> RecordView:
+        await self._store.catalog.organization(org)
+        self._demand_kind(kind)
+        row = await self._store.feeds.record(org, kind, record_id)
+        return _record_view(row, (await self._store.feeds.bindings(org, [row.id])).get(row.id, []))
+
+    async def list_changes(
+        self, org: str, *, after: int = 0, limit: int = 500, kind: str | None = None
+    ) -> ChangesPage:
+        """Gives what changed after a sequence number, in order. An empty page means: ask again with the same number."""
+        await self._store.catalog.organization(org)
+        rows = await self._store.feeds.changes(org, after=after, limit=limit + 1, kind=kind)
+        items = [
+            ChangeView(
+                seq=r.seq, kind=r.kind, record_id=r.record_id, op=r.op, version=r.version, at=r.committed_at,
+                run=r.run_id,
+            )
+            for r in rows[:limit]
+        ]  # fmt: skip
+        return ChangesPage(items=items, next=items[-1].seq if items else after, has_more=len(rows) > limit)
+
+    async def list_dead_letters(self, org: str, *, open_only: bool = True) -> list[DeadLetterView]:
+        await self._store.catalog.organization(org)
+        return [_dead_letter_view(d, p) for d, p in await self._store.feeds.dead_letters(org, open_only=open_only)]
+
+    async def acknowledge_dead_letter(self, org: str, id: int, by: str) -> DeadLetterView:
+        """Closes a dead letter: somebody has seen to it."""
+        await self._store.feeds.acknowledge(org, id, by)
+        letters = await self._store.feeds.dead_letters(org, open_only=False)
+        return next(_dead_letter_view(d, p) for d, p in letters if d.id == id)
+
+    # ── access and health ────────────────────────────────────────────────────
+
+    async def authenticate_key(self, presented: str) -> Caller | None:
+        """Tells who holds this key; None for anything that is not a valid one."""
+        prefix, _, rest = presented.partition("_")
+        key_id, _, secret = rest.partition("_")
+        if prefix != "smb" or not key_id or not secret or len(presented) > 200 or not presented.isascii():
+            return None
+        key = await self._store.catalog.key(key_id)
+        if key is None or key.revoked_at is not None:
+            return None
+        if not hmac.compare_digest(key.secret_hash, hashlib.sha256(secret.encode()).hexdigest()):
+            return None
+        organizations = None if key.organizations is None else frozenset(key.organizations)
+        return Caller(key_id=key.id, name=key.name, organizations=organizations, verbs=frozenset(key.verbs))
+
+    async def ensure_admin_key(self) -> str | None:
+        """Makes the first key and gives it in clear, this once; None when there are keys already."""
+        if await self._store.catalog.has_keys():
+            return None
+        return await self.create_key("admin", verbs=ALL_VERBS, organizations=None)
+
+    async def create_key(self, name: str, *, verbs: Sequence[Verb], organizations: Sequence[str] | None) -> str:
+        """Makes an API key and gives it in clear; only its hash is kept."""
+        key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        row = ApiKey(
+            id=key_id, name=name, secret_hash=hashlib.sha256(secret.encode()).hexdigest(), last_four=secret[-4:],
+            verbs=list(verbs), organizations=None if organizations is None else list(organizations),
+            created_at=dt.datetime.now(dt.UTC),
+        )  # fmt: skip
+        await self._store.catalog.add_key(row)
+        return f"smb_{key_id}_{secret}"
+
+    async def readiness(self) -> dict[str, str]:
+        """Gives, per part, ``ok`` or a sentence that says what is wrong."""
+        parts = {"database": "ok", "migrations": "ok", "queue": "ok"}
+        try:
+            if not await self._store.is_migrated():
+                parts["migrations"] = "The database schema is not up to date; run: samband migrate"
+        except SambandError as err:
+            parts["database"] = parts["migrations"] = err.message
+        if await self._bell.ping() is None:
+            # Work goes on without it, only later: so it is told, and does not make the host unready.
+            parts["queue"] = "degraded: the queue does not answer; due runs are found by sweeping"
+        return parts
+
+    async def metrics_snapshot(self) -> dict[str, Any]:
+        """Gives the figures behind the gauges."""
+        return {"runs": await self._store.feeds.run_states(), "queue_depth": await self._bell.depth()}
+
+    # ── inside ───────────────────────────────────────────────────────────────
+
+    async def _integration(self, org: str, type: str) -> Integration:
+        await self._store.catalog.organization(org)
+        return await self._store.catalog.integration(org, type)
+
+    async def _run(self, org: str, run_id: str) -> Run:
+        await self._store.catalog.organization(org)
+        return await self._store.feeds.run(org, run_id)
+
+    async def _connection(self, integration: Integration) -> Connection:
+        credentials = await self._store.catalog.credentials(integration)
+        if credentials is None:
+            raise ConflictError(
+                "The integration has no credentials.", code="credentials_missing", hint="Set its credentials first."
+            )
+        return Connection(
+            organization_id=integration.organization_id, integration_id=integration.id, revision=integration.revision,
+            settings=integration.settings, credentials=credentials,
+        )  # fmt: skip
+
+    async def _store_credentials(
+        self, integration: Integration, adapter: Adapter, credentials: Mapping[str, Any]
+    ) -> None:
+        secret_fields = {
+            name
+            for name, info in adapter.manifest.credentials.model_fields.items()
+            if "SecretStr" in str(info.annotation)
+        }
+        hints = {
+            name: _last_four(value) if name in secret_fields else str(value)[-4:]
+            for name, value in credentials.items()
+            if isinstance(value, str)
+        }
+        await self._store.catalog.set_credentials(integration, dict(credentials), hints)
+
+    async def _note_check(self, integration: Integration, view: CheckView, error: SambandError | None) -> None:
+        values: dict[str, Any] = {}
+        if view.ok:
+            values["connection"] = "connected"
+            if integration.state == "saved":
+                values["state"] = "tested"
+        elif isinstance(error, AuthError):
+            values["connection"] = "needs_reauthentication"
+        else:
+            values["connection"] = "degraded" if error is not None else "misconfigured"
+        await self._store.catalog.note_check(integration, view.model_dump(mode="json"), **values)
+
+    def _wanted_streams(
+        self, adapter: Adapter, connection: Connection, streams: Sequence[str] | None
+    ) -> list[str]:
+        enabled = [s.name for s in adapter.streams(connection)]
+        if streams is None:
+            return enabled
+        unknown = [name for name in streams if name not in enabled]
+        if unknown or not streams:
+            raise InvalidError(
+                "The sync cannot be started.",
+                problems=[
+                    FieldProblem(
+                        field="streams", code="unknown_stream",
+                        message=f"This integration reads: {', '.join(enabled) or 'nothing'}.",
+                    )
+                ],
+            )  # fmt: skip
+        return [name for name in enabled if name in streams]
+
+    async def _granted(self, org: str, route: str, key: str, fingerprint: str) -> RunView | None:
+        found = await self._store.runs.granted(org, route, key)
+        if found is None:
+            return None
+        if found[0] != fingerprint:
+            raise InvalidError(
+                "This Idempotency-Key was used for another request.",
+                code="idempotency_key_reused",
+                hint="Use a new key for a new request.",
+            )
+        return await self.get_run(org, found[1])
+
+    def _demand_kind(self, kind: str) -> None:
+        if kind not in self._registry.kinds:
+            known = ", ".join(sorted(self._registry.kinds))
+            raise NotFoundError("There is no such kind of record.", code="kind_not_found", hint=f"There are: {known}.")
+
+    async def _integration_view(self, integration: Integration) -> IntegrationView:
+        hints = await self._store.catalog.credential_hints([integration.id])
+        return _integration_view(integration, hints.get(integration.id, {}))
+
+    async def _run_view(self, run: Run) -> RunView:
+        cursors = await self._store.feeds.cursors_present(run.integration_id)
+        present = bool(run.streams) and all(cursors.get(name, False) for name in run.streams)
+        return _run_view(run, cursor_present=present)
+
+
+def _demand_enabled(integration: Integration) -> None:
+    if integration.state != "enabled":
+        raise ConflictError(
+            f"The integration is {integration.state}, not enabled.",
+            code="not_enabled",
+            hint="Test the connection, then enable the integration.",
+        )
+
+
+def _collect(problems: list[FieldProblem], parse: Any) -> Any:
+    try:
+        return parse()
+    except InvalidError as err:
+        problems.extend(err.problems)
+        return None
+
+
+def _plain(model: Any) -> dict[str, Any]:
+    """Gives a settings model as JSON values, without what was left at its default."""
+    return dict(model.model_dump(mode="json", exclude_unset=True))
+
+
+def _name(value: str, field: str, problems: list[FieldProblem]) -> str:
+    text = value.strip()
+    if not text or len(text) > MAX_NAME_LENGTH or not text.isprintable():
+        problems.append(
+            FieldProblem(
+                field=field, code="bad_name", message=f"Use 1 to {MAX_NAME_LENGTH} printable characters."
+            )
+        )
+    return text
+
+
+def _last_four(value: str) -> str:
+    # Four characters of a short secret would be most of it.
+    return value[-4:] if len(value) >= 12 else ""
+
+
+def _check_idempotency_key(key: str) -> None:
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InvalidError(
+            "The Idempotency-Key is malformed.",
+            problems=[
+                FieldProblem(
+                    field="Idempotency-Key", code="bad_key", message="Use 1 to 255 printable ASCII characters."
+                )
+            ],
+        )
+
+
+def _fingerprint(streams: Sequence[str] | None, full: bool) -> str:
+    told = orjson.dumps([None if streams is None else sorted(streams), full])
+    return hashlib.sha256(told).hexdigest()
+
+
+def _error_view(err: SambandError) -> ErrorView:
+    return ErrorView(
+        code=err.code, message=err.message, hint=err.hint, field=err.field, remote_message=err.remote_message
+    )
+
+
+def _organization_view(row: Any) -> OrganizationView:
+    return OrganizationView(id=row.id, name=row.name, created_at=row.created_at)
+
+
+def _integration_view(row: Integration, hints: Mapping[str, str]) -> IntegrationView:
+    return IntegrationView(
+        id=row.id, organization=row.organization_id, type=row.plugin, display_name=row.display_name, state=row.state,  # type: ignore[arg-type]
+        settings=row.settings, credentials=dict(hints),
+        last_check=None if row.last_check is None else CheckView.model_validate(row.last_check),
+        created_at=row.created_at, updated_at=row.updated_at, revision=row.revision,
+    )  # fmt: skip
+
+
+def _run_view(run: Run, *, cursor_present: bool) -> RunView:
+    duration_s = None
+    if run.started_at is not None and run.finished_at is not None:
+        duration_s = round((run.finished_at - run.started_at).total_seconds(), 3)
+    return RunView(
+        id=run.id, organization=run.organization_id, integration=run.integration_id, type=run.plugin,
+        operation="sync", streams=list(run.streams), reason=run.reason, full=run.full, state=run.state,  # type: ignore[arg-type]
+        counts=Counts(
+            created=run.created, updated=run.updated, unchanged=run.unchanged, deleted=run.deleted,
+            skipped=run.skipped, failed=run.failed,
+        ),
+        pages=run.pages, expected_total=run.expected_total, cursor_present=cursor_present, attempt=run.attempt,
+        error=None if run.error is None else ErrorView.model_validate(run.error), notes=list(run.notes),
+        plugin_version=run.plugin_version, requested_by=run.requested_by, created_at=run.created_at,
+        available_at=run.available_at, started_at=run.started_at, finished_at=run.finished_at, duration_s=duration_s,
+    )  # fmt: skip
+
+
+def _record_view(row: Record, bindings: list[dict[str, str]]) -> RecordView:
+    return RecordView(
+        id=row.id, kind=row.kind, version=row.version, deleted=row.deleted, values=row.body, updated_at=row.updated_at,
+        bindings=bindings,
+    )  # fmt: skip
+
+
+def _dead_letter_view(row: DeadLetter, plugin: str) -> DeadLetterView:
+    return DeadLetterView(
+        id=row.id or 0, organization=row.organization_id, type=plugin, run=row.run_id, reason=row.reason,
+        message=row.message, occurrences=row.occurrences, created_at=row.created_at, updated_at=row.updated_at,
+        acknowledged_at=row.acknowledged_at, acknowledged_by=row.acknowledged_by,
+    )  # fmt: skip
+
+

@@ -1,0 +1,200 @@
+"""Organisations, integrations, credentials and API keys: few rows, written one by one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from samband.errors import ConflictError, NotFoundError
+from samband.store.database import Database
+from samband.store.models import ApiKey, Credential, Integration, Organization
+from samband.store.runs import new_id
+from samband.store.vault import Vault
+
+_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
+_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
+_key: sa.Table = ApiKey.__table__  # type: ignore[attr-defined]
+
+
+class Catalog:
+    """Every statement about who is connected to what."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._db = database
+        self._vault = vault
+
+    # ── organisations ────────────────────────────────────────────────────────
+
+    async def add_organization(self, organization_id: str, name: str) -> Organization:
+        row = Organization(id=organization_id, name=name, created_at=dt.datetime.now(dt.UTC))
+        try:
+            async with self._db.write() as conn:
+                await conn.execute(sa.insert(_organization).values(**row.model_dump()))
+        except IntegrityError as err:
+            raise ConflictError(
+                f"There is an organisation {organization_id!r} already.", code="organization_exists"
+            ) from err
+        return row
+
+    async def organizations(self) -> list[Organization]:
+        async with self._db.read() as conn:
+            rows = await conn.execute(sa.select(_organization).order_by(_organization.c.id))
+            return [Organization(**row._mapping) for row in rows]
+
+    async def organization(self, organization_id: str) -> Organization:
+        """Gives an organisation, or raises `NotFoundError`."""
+        async with self._db.read() as conn:
+            row = (
+                await conn.execute(sa.select(_organization).where(_organization.c.id == organization_id))
+            ).one_or_none()
+        if row is None:
+            raise NotFoundError("There is no such organisation.", code="organization_not_found")
+        return Organization(**row._mapping)
+
+    # ── integrations ─────────────────────────────────────────────────────────
+
+    async def add_integration(
+        self, organization_id: str, plugin: str, display_name: str, settings: dict[str, Any]
+    ) -> Integration:
+        now = dt.datetime.now(dt.UTC)
+        row = Integration(
+            id=new_id(), organization_id=organization_id, plugin=plugin, display_name=display_name, state="saved",
+            settings=settings, created_at=now, updated_at=now,
+        )  # fmt: skip
+        try:
+            async with self._db.write() as conn:
+                await conn.execute(sa.insert(_integration).values(**row.model_dump()))
+        except IntegrityError as err:
+            raise ConflictError(
+                f"The organisation has a {plugin} integration already.",
+                code="integration_exists",
+                hint="Change that one instead.",
+            ) from err
+        return row
+
+    async def integrations(self, organization_id: str) -> list[Integration]:
+        async with self._db.read() as conn:
+            rows = await conn.execute(
+                sa.select(_integration)
+                .where(_integration.c.organization_id == organization_id)
+                .order_by(_integration.c.plugin)
+            )
+            return [Integration(**row._mapping) for row in rows]
+
+    async def integration(self, organization_id: str, plugin: str) -> Integration:
+        """Gives an organisation's integration of a type, or raises `NotFoundError`."""
+        where = sa.and_(_integration.c.organization_id == organization_id, _integration.c.plugin == plugin)
+        return await self._integration(where)
+
+    async def integration_by_id(self, integration_id: str) -> Integration:
+        """Gives an integration by its id, or raises `NotFoundError`."""
+        return await self._integration(_integration.c.id == integration_id)
+
+    async def _integration(self, where: sa.ColumnElement[bool]) -> Integration:
+        async with self._db.read() as conn:
+            row = (await conn.execute(sa.select(_integration).where(where))).one_or_none()
+        if row is None:
+            raise NotFoundError("There is no such integration.", code="integration_not_found")
+        return Integration(**row._mapping)
+
+    async def change_integration(
+        self, integration: Integration, *, if_revision: int | None = None, **values: Any
+    ) -> Integration:
+        """Changes an integration and raises its revision.
+
+        Raises:
+            ConflictError: ``if_revision`` is given and somebody changed the integration meanwhile.
+        """
+        statement = sa.update(_integration).where(_integration.c.id == integration.id)
+        if if_revision is not None:
+            statement = statement.where(_integration.c.revision == if_revision)
+        async with self._db.write() as conn:
+            row = (
+                await conn.execute(
+                    statement.values(
+                        revision=_integration.c.revision + 1, updated_at=dt.datetime.now(dt.UTC), **values
+                    ).returning(_integration)
+                )
+            ).one_or_none()
+        if row is None:
+            raise ConflictError(
+                "The integration was changed by somebody else meanwhile.",
+                code="revision_mismatch",
+                hint="Fetch it again, and repeat your change on what you find.",
+            )
+        return Integration(**row._mapping)
+
+    async def note_check(self, integration: Integration, check: dict[str, Any], **values: Any) -> Integration:
+        """Keeps what a connection test found, without raising the revision: nobody edited anything."""
+        async with self._db.write() as conn:
+            row = (
+                await conn.execute(
+                    sa.update(_integration)
+                    .where(_integration.c.id == integration.id, _integration.c.revision == integration.revision)
+                    .values(last_check=check, **values)
+                    .returning(_integration)
+                )
+            ).one_or_none()
+        # Settings that changed during the test were not the ones tested, so the result is not theirs.
+        return integration if row is None else Integration(**row._mapping)
+
+    # ── credentials ──────────────────────────────────────────────────────────
+
+    async def set_credentials(self, integration: Integration, values: dict[str, Any], hints: dict[str, str]) -> None:
+        """Seals and stores credentials in place of those before."""
+        sealed = self._vault.seal(orjson.dumps(values), owner=_owner(integration))
+        now = dt.datetime.now(dt.UTC)
+        async with self._db.write() as conn:
+            await conn.execute(sa.delete(_credential).where(_credential.c.integration_id == integration.id))
+            await conn.execute(
+                sa.insert(_credential).values(
+                    integration_id=integration.id, organization_id=integration.organization_id, sealed=sealed,
+                    hints=hints, updated_at=now,
+                )
+            )  # fmt: skip
+
+    async def credentials(self, integration: Integration) -> dict[str, Any] | None:
+        """Opens the credentials; None when none were given. Call only at the moment of use."""
+        async with self._db.read() as conn:
+            sealed = await conn.scalar(
+                sa.select(_credential.c.sealed).where(_credential.c.integration_id == integration.id)
+            )
+        if sealed is None:
+            return None
+        opened = orjson.loads(self._vault.open(bytes(sealed), owner=_owner(integration)))
+        return dict(opened)
+
+    async def credential_hints(self, integration_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Gives, per integration, field → last four characters."""
+        async with self._db.read() as conn:
+            rows = await conn.execute(
+                sa.select(_credential.c.integration_id, _credential.c.hints).where(
+                    _credential.c.integration_id.in_(integration_ids)
+                )
+            )
+            return {row.integration_id: dict(row.hints) for row in rows}
+
+    # ── API keys ─────────────────────────────────────────────────────────────
+
+    async def add_key(self, key: ApiKey) -> None:
+        async with self._db.write() as conn:
+            await conn.execute(sa.insert(_key).values(**key.model_dump()))
+
+    async def has_keys(self) -> bool:
+        async with self._db.read() as conn:
+            return await conn.scalar(sa.select(_key.c.id).limit(1)) is not None
+
+    async def key(self, key_id: str) -> ApiKey | None:
+        async with self._db.read() as conn:
+            row = (await conn.execute(sa.select(_key).where(_key.c.id == key_id))).one_or_none()
+        return None if row is None else ApiKey(**row._mapping)
+
+
+def _owner(integration: Integration) -> str:
+    return f"{integration.organization_id}/{integration.id}/credentials"

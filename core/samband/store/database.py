@@ -1,0 +1,148 @@
+"""One database, SQLite or PostgreSQL: the engine, its transactions and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from samband.errors import ConfigurationError, NotReadyError
+from samband.store.models import UtcInstant
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Database:
+    """Opens connections; nothing outside `samband.store` sees one."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.dialect = engine.dialect.name
+        self._writer = asyncio.Lock()
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Prepares an engine; the first connection is made by the first transaction."""
+        try:
+            parsed = sa.make_url(url)
+        except exc.ArgumentError as err:
+            raise ConfigurationError(
+                "The database address cannot be read.",
+                hint="Write it as sqlite:///path/to/file.db or postgresql://user:password@host/name.",
+                field="SAMBAND_DATABASE_URL",
+            ) from err
+        if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
+            return cls(_sqlite_engine(parsed.set(drivername="sqlite+aiosqlite")))
+        if parsed.drivername in ("postgresql", "postgres", "postgresql+asyncpg"):
+            return cls(_postgres_engine(parsed.set(drivername="postgresql+asyncpg")))
+        raise ConfigurationError(
+            f"A database of the kind {parsed.drivername!r} is not supported.",
+            hint="Use sqlite:///… or postgresql://….",
+            field="SAMBAND_DATABASE_URL",
+        )
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.dialect == "sqlite"
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Runs a transaction that writes; it commits at the end of the block and rolls back on any error.
+
+        On SQLite it begins with ``BEGIN IMMEDIATE`` (a plain one that turns into a write fails at once when another
+        writer is active) and the writers of one process queue up here rather than poll for the file's lock.
+        """
+        async with self._writer if self.is_sqlite else contextlib.nullcontext(), self._connect(write=True) as conn:
+            yield conn
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Runs a transaction that only reads, on one snapshot."""
+        async with self._connect(write=False) as conn:
+            yield conn
+
+    @contextlib.asynccontextmanager
+    async def _connect(self, *, write: bool) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self.engine.connect() as conn:
+                await conn.execution_options(samband_write=write)
+                async with conn.begin():
+                    yield conn
+        except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, OSError) as err:
+            raise NotReadyError(
+                "The database does not answer.", code="database_unavailable", hint="Try again in a moment."
+            ) from err
+        except exc.DBAPIError as err:
+            if err.connection_invalidated:
+                raise NotReadyError("The database connection was lost.", code="database_unavailable") from err
+            raise
+
+    def now(self) -> sa.ColumnElement[dt.datetime]:
+        """Gives the database's own clock as an SQL expression, so that leases do not depend on a worker's clock.
+
+        SQLite has no server: its clock is this machine's.
+        """
+        if self.is_sqlite:
+            return sa.literal(dt.datetime.now(dt.UTC), UtcInstant)
+        return sa.func.clock_timestamp(type_=UtcInstant)
+
+    def after(self, seconds: float) -> sa.ColumnElement[dt.datetime]:
+        """Gives the database's time ``seconds`` from now."""
+        delta = dt.timedelta(seconds=seconds)
+        if self.is_sqlite:
+            return sa.literal(dt.datetime.now(dt.UTC) + delta, UtcInstant)
+        return sa.cast(sa.func.clock_timestamp() + sa.literal(delta, sa.Interval), UtcInstant)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def _dumps(value: Any) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def _sqlite_engine(url: sa.URL) -> AsyncEngine:
+    engine = create_async_engine(url, json_serializer=_dumps, json_deserializer=orjson.loads, pool_size=8)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself: see `begin` below
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+            "cache_size=-8000",
+            "wal_autocheckpoint=4000",
+            "journal_size_limit=67108864",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        is_write = connection.get_execution_options().get("samband_write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: sa.URL) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        json_serializer=_dumps,
+        json_deserializer=orjson.loads,
+        pool_size=10,
+        max_overflow=10,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={"timeout": 10, "command_timeout": 120, "server_settings": {"application_name": "samband"}},
+    )

@@ -1,0 +1,1 @@
+"""The schema's history. `samband.store.schema` runs it; nothing else needs to."""

@@ -1,0 +1,308 @@
+"""Takes one page in: records, bindings, changes, outcomes, cursor and event in a single transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from samband.errors import StaleLeaseError
+from samband.rules.intake import Intake, Known
+from samband.store.database import Database
+from samband.store.models import Binding, Change, Organization, Outbox, Page, Record, Run, Stream, iso_ms
+from samband.store.page_sql import POSTGRES, SQLITE, PageStatements, Statement
+from samband.store.runs import Lease, fenced
+
+COUNTS = ("created", "updated", "unchanged", "deleted", "skipped", "failed")
+
+_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
+_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_page: sa.Table = Page.__table__  # type: ignore[attr-defined]
+_binding: sa.Table = Binding.__table__  # type: ignore[attr-defined]
+_record: sa.Table = Record.__table__  # type: ignore[attr-defined]
+_change: sa.Table = Change.__table__  # type: ignore[attr-defined]
+_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPosition:
+    """Where the reading of a stream stands at the start of a run.
+
+    Attributes:
+        stream_id: The stream's number.
+        kind: Canonical kind of its records.
+        cursor: Where to go on; None reads everything.
+        generation: Number of the present full read.
+        reading_full: Whether what is not seen until the end is gone at the other side.
+        is_done: Whether this run has read the stream to its end already.
+        note: Something worth telling, such as that changed settings made the cursor worthless.
+    """
+
+    stream_id: int
+    name: str
+    kind: str
+    cursor: str | None
+    generation: int
+    reading_full: bool
+    is_done: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageCommit:
+    """What is to be committed for one page."""
+
+    intake: Intake
+    cursor: str | None
+    complete: bool
+    total: int | None = None
+
+
+class PageWriter:
+    """Reads what is known about a page's keys, and commits pages."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._sql: PageStatements = SQLITE if database.is_sqlite else POSTGRES
+
+    async def known(self, organization_id: str, position: StreamPosition, keys: Iterable[str]) -> dict[str, Known]:
+        """Gives what we hold for each of ``keys``; a key we never saw is missing from the answer."""
+        listed = list(keys)
+        if not listed:
+            return {}
+        async with self._db.read() as conn:
+            answer = await conn.scalar(
+                self._sql.known.clause,
+                {"keys": _json(listed), "stream": position.stream_id, "org": organization_id, "kind": position.kind},
+            )
+        return {row[0]: Known(*row[1:]) for row in orjson.loads(answer)}
+
+    async def resolve(self, stream_id: int, keys: Sequence[str]) -> dict[str, int]:
+        """Gives our record id for each of their keys that is held and not deleted."""
+        if not keys:
+            return {}
+        async with self._db.read() as conn:
+            answer = await conn.scalar(self._sql.resolve.clause, {"keys": _json(list(keys)), "stream": stream_id})
+        return dict(orjson.loads(answer))
+
+    async def commit(self, lease: Lease, position: StreamPosition, commit: PageCommit) -> dict[str, int]:
+        """Writes everything the page changes in one transaction.
+
+        Returns the page's counts, deletions found at the end of a full read included.
+
+        Raises:
+            StaleLeaseError: Another worker owns the run now; nothing was written.
+        """
+        now = dt.datetime.now(dt.UTC)
+        async with self._db.write() as conn:
+            number = await self._count_page(conn, lease)
+            counts = await self._write_page(conn, lease, position, commit.intake, number, now)
+            if commit.complete and position.reading_full:
+                counts["deleted"] += await self._reconcile(conn, lease, position, number + 1, now)
+            await self._move_cursor(conn, position, commit, counts, now)
+            await self._add_to_run(conn, lease, position, counts, commit)
+        return counts
+
+    # ── the steps, in the order of the transaction ───────────────────────────
+
+    async def _count_page(self, conn: AsyncConnection, lease: Lease) -> int:
+        # First of all, because it locks the run's row: a worker whose lease has gone learns it before it writes.
+        number = await conn.scalar(
+            fenced(sa.update(_run), lease).values(pages=_run.c.pages + 1, attempt=0).returning(_run.c.pages)
+        )
+        if number is None:
+            raise StaleLeaseError("Another worker owns this run now.")
+        return int(number)
+
+    async def _write_page(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, intake: Intake, number: int,
+        now: dt.datetime,
+    ) -> dict[str, int]:  # fmt: skip
+        counts, changes = intake.counts(), intake.change_count
+        first_id, first_seq = await self._take_numbers(conn, lease, len(intake.created), changes)
+        page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, changes, now)
+        scope = {
+            "org": lease.organization_id, "kind": position.kind, "stream": position.stream_id, "page": page_id,
+            "generation": position.generation, "now": iso_ms(now) if self._db.is_sqlite else now,
+        }  # fmt: skip
+        await self._write_created(conn, intake, {**scope, "first_id": first_id, "first_seq": first_seq})
+        first_seq += len(intake.created)
+        await self._write_updated(conn, intake, {**scope, "first_seq": first_seq})
+        await self._write_deleted(conn, intake, {**scope, "first_seq": first_seq + len(intake.updated)})
+        await self._write_marks(conn, intake, scope, is_full=position.reading_full)
+        if changes:
+            await self._announce(conn, lease, position, page_id, first_seq - len(intake.created), counts, now)
+        return counts
+
+    async def _take_numbers(self, conn: AsyncConnection, lease: Lease, records: int, changes: int) -> tuple[int, int]:
+        if not records and not changes:
+            return 0, 0
+        row = (
+            await conn.execute(
+                sa.update(_organization)
+                .where(_organization.c.id == lease.organization_id)
+                .values(record_seq=_organization.c.record_seq + records, change_seq=_organization.c.change_seq + changes)
+                .returning(_organization.c.record_seq, _organization.c.change_seq)
+            )
+        ).one()
+        return row.record_seq - records + 1, row.change_seq - changes + 1
+
+    async def _insert_page(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, number: int,
+        counts: Mapping[str, int], first_seq: int, changes: int, now: dt.datetime,
+    ) -> int:  # fmt: skip
+        page_id = await conn.scalar(
+            sa.insert(_page)
+            .values(
+                run_id=lease.run_id, organization_id=lease.organization_id, stream_id=position.stream_id, number=number,
+                first_seq=first_seq, change_count=changes, committed_at=now, **counts,
+            )
+            .returning(_page.c.id)
+        )  # fmt: skip
+        return int(page_id)  # type: ignore[arg-type]
+
+    async def _write_created(self, conn: AsyncConnection, intake: Intake, scope: dict[str, Any]) -> None:
+        if not intake.created:
+            return
+        given = {
+            **scope,
+            "rows": _json([c[:3] for c in intake.created]),
+            "bodies": _json_of_bodies([c.body for c in intake.created]),
+        }
+        for statement in (self._sql.created_records, self._sql.created_bindings, self._sql.created_changes):
+            await _execute(conn, statement, given)
+
+    async def _write_updated(self, conn: AsyncConnection, intake: Intake, scope: dict[str, Any]) -> None:
+        if not intake.updated:
+            return
+        given = {
+            **scope,
+            "rows": _json([u[:6] for u in intake.updated]),
+            "bodies": _json_of_bodies([u.body for u in intake.updated]),
+        }
+        for statement in (self._sql.updated_records, self._sql.updated_bindings, self._sql.updated_changes):
+            await _execute(conn, statement, given)
+
+    async def _write_deleted(self, conn: AsyncConnection, intake: Intake, scope: dict[str, Any]) -> None:
+        if not intake.deleted:
+            return
+        given = {**scope, "rows": _json([tuple(d) for d in intake.deleted])}
+        for statement in (self._sql.deleted_records, self._sql.deleted_bindings, self._sql.deleted_changes):
+            await _execute(conn, statement, given)
+
+    async def _write_marks(
+        self, conn: AsyncConnection, intake: Intake, scope: dict[str, Any], *, is_full: bool
+    ) -> None:
+        if intake.retagged:
+            await _execute(conn, self._sql.retagged, {**scope, "rows": _json(intake.retagged)})
+        # Only a full read asks at its end what was not seen, so only then is it worth marking what was.
+        seen = [*intake.unchanged, *intake.held_failures] if is_full else []
+        if seen:
+            await _execute(conn, self._sql.seen, {**scope, "keys": _json(seen)})
+        if intake.failures:
+            await _execute(conn, self._sql.outcomes, {**scope, "rows": _json([tuple(f) for f in intake.failures])})
+
+    async def _reconcile(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, number: int, now: dt.datetime
+    ) -> int:
+        """Deletes what a finished full read did not see, as a page of its own; gives how many."""
+        gone = sa.and_(
+            _binding.c.stream_id == position.stream_id,
+            _binding.c.generation < position.generation,
+            _binding.c.hash.is_not(None),
+        )
+        count = int(await conn.scalar(sa.select(sa.func.count()).select_from(_binding).where(gone)) or 0)
+        if not count:
+            return 0
+        await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(pages=number))
+        counts = {**dict.fromkeys(COUNTS, 0), "deleted": count}
+        _, first_seq = await self._take_numbers(conn, lease, 0, count)
+        page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, count, now)
+        owned = sa.and_(
+            _record.c.organization_id == lease.organization_id,
+            _record.c.kind == position.kind,
+            _record.c.id.in_(sa.select(_binding.c.record_id).where(gone)),
+        )
+        order = sa.func.row_number().over(order_by=_record.c.id)
+        await conn.execute(
+            sa.insert(_change).from_select(
+                ["organization_id", "seq", "kind", "record_id", "op", "version", "page_id"],
+                sa.select(
+                    _record.c.organization_id, sa.literal(first_seq - 1, sa.BigInteger) + order, _record.c.kind,
+                    _record.c.id, sa.literal("deleted", sa.Text), _record.c.version + 1,
+                    sa.literal(page_id, sa.BigInteger),
+                ).where(owned),
+            )
+        )  # fmt: skip
+        await conn.execute(
+            sa.update(_record).where(owned).values(
+                version=_record.c.version + 1, deleted=True, body={}, updated_at=now
+            )
+        )  # fmt: skip
+        await conn.execute(
+            sa.update(_binding).where(gone).values(tag=None, hash=None, generation=position.generation)
+        )
+        await self._announce(conn, lease, position, page_id, first_seq, counts, now)
+        return count
+
+    async def _move_cursor(
+        self, conn: AsyncConnection, position: StreamPosition, commit: PageCommit, counts: Mapping[str, int],
+        now: dt.datetime,
+    ) -> None:  # fmt: skip
+        restored = sum(u.op == "created" for u in commit.intake.updated)
+        gained = len(commit.intake.created) + restored - counts["deleted"]
+        values: dict[str, Any] = {"held": _stream.c.held + gained} if gained else {}
+        # A page without a cursor is stored all the same; after a crash the read resumes at the last one that had it.
+        if commit.cursor is not None or commit.complete:
+            values["cursor"] = commit.cursor
+        if commit.complete:
+            values |= {"reading_full": False, "last_read_at": now}
+        if values:
+            await conn.execute(sa.update(_stream).where(_stream.c.id == position.stream_id).values(**values))
+
+    async def _add_to_run(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, counts: Mapping[str, int],
+        commit: PageCommit,
+    ) -> None:  # fmt: skip
+        values: dict[str, Any] = {name: _run.c[name] + counts[name] for name in COUNTS}
+        if commit.complete:
+            progress = await conn.scalar(sa.select(_run.c.progress).where(_run.c.id == lease.run_id)) or {}
+            values["progress"] = {**progress, position.name: "done"}
+        if commit.total is not None:
+            values["expected_total"] = commit.total
+        await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**values))
+
+    async def _announce(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, page_id: int, first_seq: int,
+        counts: Mapping[str, int], now: dt.datetime,
+    ) -> None:  # fmt: skip
+        changed = counts["created"] + counts["updated"] + counts["deleted"]
+        data = {
+            "run": lease.run_id, "stream": position.name, "kind": position.kind, "page": page_id,
+            "first_seq": first_seq, "last_seq": first_seq + changed - 1,
+            "created": counts["created"], "updated": counts["updated"], "deleted": counts["deleted"],
+        }  # fmt: skip
+        await conn.execute(
+            sa.insert(_outbox).values(
+                organization_id=lease.organization_id, type="no.samband.records.changed.v1",
+                subject=f"integration/{lease.integration_id}", data=data, created_at=now,
+            )
+        )  # fmt: skip
+
+
+async def _execute(conn: AsyncConnection, statement: Statement, given: Mapping[str, Any]) -> None:
+    await conn.execute(statement.clause, {name: given[name] for name in statement.names})
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _json_of_bodies(bodies: Sequence[bytes]) -> str:
+    return (b"[" + b",".join(bodies) + b"]").decode()

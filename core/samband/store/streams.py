@@ -1,0 +1,99 @@
+"""Streams: where each one's reading stands, and when it has to begin again."""
+
+from __future__ import annotations
+
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from samband.errors import StaleLeaseError
+from samband.store.database import Database
+from samband.store.models import Run, Stream
+from samband.store.page_writer import StreamPosition
+from samband.store.runs import Lease, fenced
+
+_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+
+
+class Streams:
+    """Every statement about where a stream's reading stands."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def begin(self, lease: Lease, *, name: str, kind: str, digest: str, incremental: bool) -> StreamPosition:
+        """Gives where to go on with a stream, and starts a new full read where one is due.
+
+        A full read is due when there is no cursor, when the run orders one, and when settings or versions are no longer
+        those the cursor was made with. Called again by a run that resumes, it goes on where the run was.
+        """
+        async with self._db.write() as conn:
+            progress = await self._progress(conn, lease)
+            row = await self._row(conn, lease, name, kind)
+            started = progress.get(name)
+            note = None
+            if started == "done":
+                return _position(row, is_done=True)
+            is_changed = row.digest not in ("", digest)
+            if is_changed:
+                note = f"{name}: settings or versions have changed, so everything is read again."
+            anew = row.cursor is None and not (row.reading_full and started)
+            if is_changed or anew or (not started and (lease.full or not incremental)):
+                row = await self._restart(conn, row.id, digest)
+            await conn.execute(fenced(sa.update(_run), lease).values(progress={**progress, name: "reading"}))
+            return _position(row, note=note)
+
+    async def restart(self, lease: Lease, position: StreamPosition, digest: str) -> StreamPosition:
+        """Throws the cursor away and begins a full read: the other side no longer accepts it."""
+        async with self._db.write() as conn:
+            await self._progress(conn, lease)
+            return _position(await self._restart(conn, position.stream_id, digest))
+
+    async def ids(self, integration_id: str) -> dict[str, int]:
+        """Gives the number of every stream that was ever begun, by name."""
+        async with self._db.read() as conn:
+            rows = await conn.execute(
+                sa.select(_stream.c.name, _stream.c.id).where(_stream.c.integration_id == integration_id)
+            )
+            return {row.name: row.id for row in rows}
+
+    async def _progress(self, conn: AsyncConnection, lease: Lease) -> dict[str, str]:
+        progress = await conn.scalar(
+            fenced(sa.update(_run), lease).values(fence=_run.c.fence).returning(_run.c.progress)
+        )
+        if progress is None:
+            raise StaleLeaseError("Another worker owns this run now.")
+        return dict(progress)
+
+    async def _row(self, conn: AsyncConnection, lease: Lease, name: str, kind: str) -> sa.Row[tuple[object, ...]]:
+        where = sa.and_(_stream.c.integration_id == lease.integration_id, _stream.c.name == name)
+        row = (await conn.execute(sa.select(_stream).where(where))).one_or_none()
+        if row is not None:
+            return row
+        await conn.execute(
+            sa.insert(_stream).values(
+                integration_id=lease.integration_id, organization_id=lease.organization_id, name=name, kind=kind,
+                cursor=None, generation=0, reading_full=False, digest="", held=0,
+            )
+        )  # fmt: skip
+        return (await conn.execute(sa.select(_stream).where(where))).one()
+
+    async def _restart(self, conn: AsyncConnection, stream_id: int, digest: str) -> sa.Row[tuple[object, ...]]:
+        return (
+            await conn.execute(
+                sa.update(_stream)
+                .where(_stream.c.id == stream_id)
+                .values(cursor=None, generation=_stream.c.generation + 1, reading_full=True, digest=digest)
+                .returning(_stream)
+            )
+        ).one()
+
+
+def _position(row: sa.Row[tuple[object, ...]], *, is_done: bool = False, note: str | None = None) -> StreamPosition:
+    return StreamPosition(
+        stream_id=row.id, name=row.name, kind=row.kind, cursor=row.cursor, generation=row.generation,
+        reading_full=row.reading_full, is_done=is_done, note=note,
+    )  # fmt: skip
+
+
