@@ -152,9 +152,7 @@ class AuthError(AdapterError):
         field: str | None = None,
         remote_message: str = "",
     ) -> None:
-        super().__init__(
-            message, code=code or f"auth_{reason}", hint=hint, field=field, remote_message=remote_message
-        )
+        super().__init__(message, code=code or f"auth_{reason}", hint=hint, field=field, remote_message=remote_message)
         self.reason = reason
 
 

@@ -31,7 +31,7 @@ from samband.errors import (
 )
 from samband.registry import Registry
 from samband.rules.digest import intake_digest
-from samband.rules.intake import Converted, Intake, Known, StreamPlan, convert_page, page_keys, take_in
+from samband.rules.intake import Converted, Intake, StreamPlan, convert_page, page_keys, take_in
 from samband.rules.retry import run_delay_s
 from samband.store import Lease, PageCommit, Store, StreamPosition
 from samband.views import ErrorView
@@ -222,9 +222,7 @@ class StreamReading:
     async def read(self, position: StreamPosition) -> None:
         """Takes every page in, from ``position`` to the one that says the read is complete."""
         await self._find_reference_streams()
-        pages = self._adapter.sync(
-            self._connection, self._plan.stream.name, position.cursor, run_id=self._lease.run_id
-        )
+        pages = self._adapter.sync(self._connection, self._plan.stream.name, position.cursor, run_id=self._lease.run_id)
         pending: asyncio.Task[None] | None = None
         pending_keys: frozenset[str] = frozenset()
         try:
@@ -273,9 +271,7 @@ class StreamReading:
     async def _commit(self, position: StreamPosition, commit: PageCommit) -> None:
         counts = await self._store.pages.commit(self._lease, position, commit)
         if self._observer is not None:
-            self._observer.page_committed(
-                plugin=self._lease.plugin, stream=self._plan.stream.name, counts=counts
-            )
+            self._observer.page_committed(plugin=self._lease.plugin, stream=self._plan.stream.name, counts=counts)
 
 
 def error_view(err: SambandError) -> ErrorView:

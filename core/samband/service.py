@@ -95,7 +95,7 @@ class Service:
             problems.append(
                 FieldProblem(
                     field="id", code="bad_id",
-                    message="Use 1 to 63 lower-case letters a to z, digits and hyphens, not beginning or ending with a hyphen.",
+                    message="Use 1 to 63 letters a to z, digits and hyphens, with no hyphen at either end.",
                 )
             )  # fmt: skip
         name = _name(name, "name", problems)
@@ -211,9 +211,7 @@ class Service:
                 hint="Test the connection first; it can be enabled when the test succeeds.",
             )
         return await self._integration_view(
-            await self._store.catalog.change_integration(
-                integration, if_revision=integration.revision, state="enabled"
-            )
+            await self._store.catalog.change_integration(integration, if_revision=integration.revision, state="enabled")
         )
 
     async def disable_integration(self, org: str, type: str) -> IntegrationView:
@@ -221,9 +219,7 @@ class Service:
         integration = await self._integration(org, type)
         if integration.state == "disabled":
             return await self._integration_view(integration)
-        return await self._integration_view(
-            await self._store.catalog.change_integration(integration, state="disabled")
-        )
+        return await self._integration_view(await self._store.catalog.change_integration(integration, state="disabled"))
 
     # ── the operations ───────────────────────────────────────────────────────
 
@@ -328,9 +324,7 @@ class Service:
         """Gives an organisation's records of a kind, in the order they were first seen."""
         await self._store.catalog.organization(org)
         self._demand_kind(kind)
-        rows = await self._store.feeds.records(
-            org, kind, after=after, limit=limit + 1, include_deleted=include_deleted
-        )
+        rows = await self._store.feeds.records(org, kind, after=after, limit=limit + 1, include_deleted=include_deleted)
         bindings = await self._store.feeds.bindings(org, [r.id for r in rows[:limit]])
         items = [_record_view(r, bindings.get(r.id, [])) for r in rows[:limit]]
         return FeedPage(items=items, next=str(items[-1].id) if len(rows) > limit else None)
@@ -341,9 +335,7 @@ class Service:
         row = await self._store.feeds.record(org, kind, record_id)
         return _record_view(row, (await self._store.feeds.bindings(org, [row.id])).get(row.id, []))
 
-    async def list_changes(
-        self, org: str, *, after: int = 0, limit: int = 500, kind: str | None = None
-    ) -> ChangesPage:
+    async def list_changes(self, org: str, *, after: int = 0, limit: int = 500, kind: str | None = None) -> ChangesPage:
         """Gives what changed after a sequence number, in order. An empty page means: ask again with the same number."""
         await self._store.catalog.organization(org)
         rows = await self._store.feeds.changes(org, after=after, limit=limit + 1, kind=kind)
@@ -464,9 +456,7 @@ class Service:
             values["connection"] = "degraded" if error is not None else "misconfigured"
         await self._store.catalog.note_check(integration, view.model_dump(mode="json"), **values)
 
-    def _wanted_streams(
-        self, adapter: Adapter, connection: Connection, streams: Sequence[str] | None
-    ) -> list[str]:
+    def _wanted_streams(self, adapter: Adapter, connection: Connection, streams: Sequence[str] | None) -> list[str]:
         enabled = [s.name for s in adapter.streams(connection)]
         if streams is None:
             return enabled
@@ -536,9 +526,7 @@ def _name(value: str, field: str, problems: list[FieldProblem]) -> str:
     text = value.strip()
     if not text or len(text) > MAX_NAME_LENGTH or not text.isprintable():
         problems.append(
-            FieldProblem(
-                field=field, code="bad_name", message=f"Use 1 to {MAX_NAME_LENGTH} printable characters."
-            )
+            FieldProblem(field=field, code="bad_name", message=f"Use 1 to {MAX_NAME_LENGTH} printable characters.")
         )
     return text
 
@@ -615,5 +603,3 @@ def _dead_letter_view(row: DeadLetter, plugin: str) -> DeadLetterView:
         message=row.message, occurrences=row.occurrences, created_at=row.created_at, updated_at=row.updated_at,
         acknowledged_at=row.acknowledged_at, acknowledged_by=row.acknowledged_by,
     )  # fmt: skip
-
-

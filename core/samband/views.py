@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "ChangeView",
-    "CheckView",
     "ChangesPage",
+    "CheckView",
     "Counts",
     "DeadLetterView",
     "ErrorView",

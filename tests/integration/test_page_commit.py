@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-
 from samband import Page, Record, Stream
 from samband.errors import AlreadyRunningError, StaleLeaseError
 from samband.kinds import MEMBER, MEMBERSHIP
@@ -35,7 +34,9 @@ class Sync:
         self.store, self.lease = store, lease
         self.position: StreamPosition | None = None
 
-    async def begin(self, plan: StreamPlan = CONTACTS, *, digest: str = "d1", incremental: bool = True) -> StreamPosition:
+    async def begin(
+        self, plan: StreamPlan = CONTACTS, *, digest: str = "d1", incremental: bool = True
+    ) -> StreamPosition:
         self.plan = plan
         self.position = await self.store.streams.begin(
             self.lease, name=plan.stream.name, kind=plan.kind.name, digest=digest, incremental=incremental

@@ -166,7 +166,9 @@ def convert_page(page: Page, known: Mapping[str, Known], plan: StreamPlan) -> Co
             continue
         if latest is not None and latest[key] != position:
             result.failures.append(
-                Failure(position, key, "skipped", "duplicate", None, "The page has this key again; the later one counts.")
+                Failure(
+                    position, key, "skipped", "duplicate", None, "The page has this key again; the later one counts."
+                )
             )
             continue
         tag = None if record.version is None else prefix + record.version
@@ -178,7 +180,7 @@ def convert_page(page: Page, known: Mapping[str, Known], plan: StreamPlan) -> Co
         if convert is not None:
             try:
                 values = convert(values, settings)
-            except Exception as err:  # noqa: BLE001 - a plugin's pure function may raise anything; it costs its own record only
+            except Exception as err:  # noqa: BLE001 - whatever a plugin raises here costs its own record only
                 result.failures.append(_conversion_failure(position, key, err))
                 continue
         candidates.append(Valid(position, key, tag, values))

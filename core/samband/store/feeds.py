@@ -96,9 +96,7 @@ class Feeds:
         async with self._db.read() as conn:
             return [Stream(**row._mapping) for row in await conn.execute(query)]
 
-    async def outcomes(
-        self, run: Run, *, outcome: str | None, after: int, limit: int
-    ) -> tuple[list[OutcomeRow], bool]:
+    async def outcomes(self, run: Run, *, outcome: str | None, after: int, limit: int) -> tuple[list[OutcomeRow], bool]:
         """Gives the records of a run that changed, were skipped or failed, and whether there are more."""
         found: list[OutcomeRow] = []
         async with self._db.read() as conn:
@@ -180,9 +178,7 @@ class Feeds:
 
     async def record(self, organization_id: str, kind: str, record_id: int) -> Record:
         """Gives one record, or raises `NotFoundError`."""
-        where = sa.and_(
-            _record.c.organization_id == organization_id, _record.c.kind == kind, _record.c.id == record_id
-        )
+        where = sa.and_(_record.c.organization_id == organization_id, _record.c.kind == kind, _record.c.id == record_id)
         async with self._db.read() as conn:
             row = (await conn.execute(sa.select(_record).where(where))).one_or_none()
         if row is None:
@@ -247,5 +243,5 @@ class Feeds:
         live = ("queued", "running", "waiting", "held")
         query = sa.select(_run.c.state, sa.func.count()).where(_run.c.state.in_(live)).group_by(_run.c.state)
         async with self._db.read() as conn:
-            found = {state: count for state, count in (await conn.execute(query)).all()}
+            found = dict((await conn.execute(query)).tuples().all())
         return {state: found.get(state, 0) for state in live}

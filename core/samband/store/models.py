@@ -67,18 +67,18 @@ class Table(SQLModel):
 def _text(*, primary_key: bool = False, nullable: bool = False, default: Any = ..., length: int | None = None) -> Any:
     column_type = sa.String(length) if length else sa.Text()
     if default is ...:
-        return Field(sa_type=column_type, primary_key=primary_key, nullable=nullable)  # type: ignore[call-overload]
-    return Field(default=default, sa_type=column_type, primary_key=primary_key, nullable=nullable)  # type: ignore[call-overload]
+        return Field(sa_type=column_type, primary_key=primary_key, nullable=nullable)
+    return Field(default=default, sa_type=column_type, primary_key=primary_key, nullable=nullable)
 
 
 def _instant(*, nullable: bool = False) -> Any:
     if nullable:
-        return Field(default=None, sa_type=UtcInstant, nullable=True)  # type: ignore[call-overload]
-    return Field(sa_type=UtcInstant, nullable=False)  # type: ignore[call-overload]
+        return Field(default=None, sa_type=UtcInstant, nullable=True)
+    return Field(sa_type=UtcInstant, nullable=False)
 
 
 def _json() -> Any:
-    return Field(default_factory=dict, sa_type=Json, nullable=False)  # type: ignore[call-overload]
+    return Field(default_factory=dict, sa_type=Json, nullable=False)
 
 
 def _count() -> Any:
@@ -111,7 +111,7 @@ class Integration(Table, table=True):
     state: str = _text(length=16)
     settings: dict[str, Any] = _json()
     connection: str = _text(default="unknown", length=32)
-    last_check: dict[str, Any] | None = Field(default=None, sa_type=Json, nullable=True)  # type: ignore[call-overload]
+    last_check: dict[str, Any] | None = Field(default=None, sa_type=Json, nullable=True)
     revision: int = Field(default=1, nullable=False)
     created_at: dt.datetime = _instant()
     updated_at: dt.datetime = _instant()
@@ -172,7 +172,7 @@ class Run(Table, table=True):
     plugin: str = _text(length=63)
     plugin_version: str = _text(length=100)
     operation: str = _text(length=16)
-    streams: list[str] = Field(default_factory=list, sa_type=Json, nullable=False)  # type: ignore[call-overload]
+    streams: list[str] = Field(default_factory=list, sa_type=Json, nullable=False)
     progress: dict[str, Any] = _json()
     reason: str = _text(length=32)
     requested_by: str = _text()
@@ -191,8 +191,8 @@ class Run(Table, table=True):
     skipped: int = _count()
     failed: int = _count()
     expected_total: int | None = Field(default=None, sa_type=sa.BigInteger, nullable=True)
-    error: dict[str, Any] | None = Field(default=None, sa_type=Json, nullable=True)  # type: ignore[call-overload]
-    notes: list[str] = Field(default_factory=list, sa_type=Json, nullable=False)  # type: ignore[call-overload]
+    error: dict[str, Any] | None = Field(default=None, sa_type=Json, nullable=True)
+    notes: list[str] = Field(default_factory=list, sa_type=Json, nullable=False)
     created_at: dt.datetime = _instant()
     available_at: dt.datetime = _instant()
     started_at: dt.datetime | None = _instant(nullable=True)
@@ -223,10 +223,8 @@ class Page(Table, table=True):
 class Binding(Table, table=True):
     """Our record ↔ their key, with what was last agreed. ``hash`` is null when the thing is gone at the other side."""
 
-    __table_args__ = (
-        sa.Index("ix_binding_record", "organization_id", "record_id"),
-        {"sqlite_with_rowid": False},
-    )
+    # With a rowid on purpose: their keys come in no order, and this way only a slim index is written in no order.
+    __table_args__ = (sa.Index("ix_binding_record", "organization_id", "record_id"),)
 
     stream_id: int = Field(primary_key=True)
     key: str = _text(primary_key=True)
@@ -325,8 +323,8 @@ class ApiKey(Table, table=True):
     name: str = _text()
     secret_hash: str = _text(length=64)
     last_four: str = _text(length=4)
-    verbs: list[str] = Field(default_factory=list, sa_type=Json, nullable=False)  # type: ignore[call-overload]
-    organizations: list[str] | None = Field(default=None, sa_type=Json, nullable=True)  # type: ignore[call-overload]
+    verbs: list[str] = Field(default_factory=list, sa_type=Json, nullable=False)
+    organizations: list[str] | None = Field(default=None, sa_type=Json, nullable=True)
     created_at: dt.datetime = _instant()
     revoked_at: dt.datetime | None = _instant(nullable=True)
 

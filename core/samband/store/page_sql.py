@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -172,7 +173,7 @@ _POSTGRES = {
         ON CONFLICT (page_id, position) DO NOTHING""",
 }
 
-_PARAMETERS: dict[str, sa.types.TypeEngine[object]] = {
+_PARAMETERS: dict[str, sa.types.TypeEngine[Any]] = {
     "org": sa.Text(),
     "kind": sa.Text(),
     "stream": sa.Integer(),

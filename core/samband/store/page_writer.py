@@ -147,7 +147,9 @@ class PageWriter:
             await conn.execute(
                 sa.update(_organization)
                 .where(_organization.c.id == lease.organization_id)
-                .values(record_seq=_organization.c.record_seq + records, change_seq=_organization.c.change_seq + changes)
+                .values(
+                    record_seq=_organization.c.record_seq + records, change_seq=_organization.c.change_seq + changes
+                )
                 .returning(_organization.c.record_seq, _organization.c.change_seq)
             )
         ).one()
@@ -165,7 +167,7 @@ class PageWriter:
             )
             .returning(_page.c.id)
         )  # fmt: skip
-        return int(page_id)  # type: ignore[arg-type]
+        return int(page_id)
 
     async def _write_created(self, conn: AsyncConnection, intake: Intake, scope: dict[str, Any]) -> None:
         if not intake.created:
@@ -245,9 +247,7 @@ class PageWriter:
                 version=_record.c.version + 1, deleted=True, body={}, updated_at=now
             )
         )  # fmt: skip
-        await conn.execute(
-            sa.update(_binding).where(gone).values(tag=None, hash=None, generation=position.generation)
-        )
+        await conn.execute(sa.update(_binding).where(gone).values(tag=None, hash=None, generation=position.generation))
         await self._announce(conn, lease, position, page_id, first_seq, counts, now)
         return count
 

@@ -165,9 +165,7 @@ class Runs:
             StaleLeaseError: The run belongs to another worker, or is over.
         """
         async with self._db.write() as conn:
-            answer = await conn.execute(
-                fenced(sa.update(_run), lease).values(lease_until=self._db.after(lease_s))
-            )
+            answer = await conn.execute(fenced(sa.update(_run), lease).values(lease_until=self._db.after(lease_s)))
         if answer.rowcount != 1:
             raise StaleLeaseError("Another worker owns this run now.")
 

@@ -25,7 +25,8 @@ async def current_revision(database: Database) -> str | None:
         has_table = await conn.run_sync(lambda c: sa.inspect(c).has_table("alembic_version"))
         if not has_table:
             return None
-        return await conn.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        revision: str | None = await conn.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        return revision
 
 
 async def migrate(database: Database) -> tuple[str | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -66,7 +67,7 @@ class Streams:
             raise StaleLeaseError("Another worker owns this run now.")
         return dict(progress)
 
-    async def _row(self, conn: AsyncConnection, lease: Lease, name: str, kind: str) -> sa.Row[tuple[object, ...]]:
+    async def _row(self, conn: AsyncConnection, lease: Lease, name: str, kind: str) -> sa.Row[Any]:
         where = sa.and_(_stream.c.integration_id == lease.integration_id, _stream.c.name == name)
         row = (await conn.execute(sa.select(_stream).where(where))).one_or_none()
         if row is not None:
@@ -79,21 +80,19 @@ class Streams:
         )  # fmt: skip
         return (await conn.execute(sa.select(_stream).where(where))).one()
 
-    async def _restart(self, conn: AsyncConnection, stream_id: int, digest: str) -> sa.Row[tuple[object, ...]]:
-        return (
-            await conn.execute(
-                sa.update(_stream)
-                .where(_stream.c.id == stream_id)
-                .values(cursor=None, generation=_stream.c.generation + 1, reading_full=True, digest=digest)
-                .returning(_stream)
-            )
-        ).one()
+    async def _restart(self, conn: AsyncConnection, stream_id: int, digest: str) -> sa.Row[Any]:
+        statement = (
+            sa.update(_stream)
+            .where(_stream.c.id == stream_id)
+            .values(cursor=None, generation=_stream.c.generation + 1, reading_full=True, digest=digest)
+            .returning(_stream)
+        )
+        row: sa.Row[Any] = (await conn.execute(statement)).one()
+        return row
 
 
-def _position(row: sa.Row[tuple[object, ...]], *, is_done: bool = False, note: str | None = None) -> StreamPosition:
+def _position(row: sa.Row[Any], *, is_done: bool = False, note: str | None = None) -> StreamPosition:
     return StreamPosition(
         stream_id=row.id, name=row.name, kind=row.kind, cursor=row.cursor, generation=row.generation,
         reading_full=row.reading_full, is_done=is_done, note=note,
     )  # fmt: skip
-
-
