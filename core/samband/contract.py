@@ -127,7 +127,8 @@ class Manifest:
         field_classes: The data classes it moves. A value of any other class is refused by the core.
         egress_hosts: ``settings -> host names`` the integration may be talked to at, besides nothing else.
         limits: Defaults for one external account.
-        account: ``settings -> str`` naming the external account that rate limits are shared by.
+        account: ``settings -> str`` naming the external account that rate limits are shared by. Left at ``default``,
+            every integration counts as an account of its own.
         kinds: Canonical kinds this plugin adds.
         simulator: Module that ``python -m`` runs as a stand-in for the external system, or None.
     """
@@ -172,6 +173,9 @@ class HttpResponse(Protocol):
     def json(self) -> Any:
         """Parses the body; `RemoteError` when it is not JSON (an HTML page, a cut-off document)."""
 
+    def json_exact(self) -> Any:
+        """Parses the body with every number that is not an integer as `decimal.Decimal`. For money; slower."""
+
     def text(self) -> str: ...
 
 
@@ -202,7 +206,8 @@ class HttpSession(Protocol):
             method: In capitals.
             url: Absolute.
             params: Encoded and appended; None leaves ``url`` as it is.
-            headers: Added to the host's own; ``Authorization`` is set by the host and refused here.
+            headers: Added to the host's own; ``Authorization`` is set by the host and refused here, except during
+                ``authenticate``, where there is no token yet.
             json: Body, encoded as JSON.
             data: Body as bytes, or a form.
             timeout_s: Another time limit than the integration's.

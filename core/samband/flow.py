@@ -222,7 +222,13 @@ class StreamReading:
     async def read(self, position: StreamPosition) -> None:
         """Takes every page in, from ``position`` to the one that says the read is complete."""
         await self._find_reference_streams()
-        pages = self._adapter.sync(self._connection, self._plan.stream.name, position.cursor, run_id=self._lease.run_id)
+        pages = self._adapter.sync(
+            self._connection,
+            self._plan.stream.name,
+            position.cursor,
+            run_id=self._lease.run_id,
+            prepare=lambda page: page,
+        )
         pending: asyncio.Task[None] | None = None
         pending_keys: frozenset[str] = frozenset()
         try:

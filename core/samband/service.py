@@ -247,7 +247,7 @@ class Service:
             idempotency = (f"sync/{type}", idempotency_key, fingerprint)
             granted = await self._granted(org, *idempotency)
             if granted is not None:
-                return granted
+                return granted.model_copy(update={"replayed": True})
         _demand_enabled(integration)
         wanted = self._wanted_streams(adapter, await self._connection(integration), streams)
         run = await self._store.runs.order(
@@ -393,12 +393,14 @@ class Service:
 
     async def readiness(self) -> dict[str, str]:
         """Gives, per part, ``ok`` or a sentence that says what is wrong."""
-        parts = {"database": "ok", "migrations": "ok", "queue": "ok"}
+        parts = {"database": "ok", "migrations": "ok", "keys": "ok", "queue": "ok"}
         try:
             if not await self._store.is_migrated():
                 parts["migrations"] = "The database schema is not up to date; run: samband migrate"
+            elif missing := await self._store.catalog.missing_keys():
+                parts["keys"] = f"Credentials are sealed with keys that are not here: {', '.join(missing)}"
         except SambandError as err:
-            parts["database"] = parts["migrations"] = err.message
+            parts["database"] = parts["migrations"] = parts["keys"] = err.message
         if await self._bell.ping() is None:
             # Work goes on without it, only later: so it is told, and does not make the host unready.
             parts["queue"] = "degraded: the queue does not answer; due runs are found by sweeping"

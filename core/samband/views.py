@@ -139,6 +139,7 @@ class RunView(View):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     duration_s: float | None = None
+    replayed: bool = Field(default=False, exclude=True, description="The answer to a repeat of a granted order.")
 
     @property
     def is_live(self) -> bool:

@@ -24,6 +24,10 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_MESSAGE_LENGTH = 500
 
 
+_REPEATED = "The page has this key again; the later one counts."
+_UNDECLARED = "The plugin has not declared that it moves data of this class."
+
+
 class Known(NamedTuple):
     """What we hold for one of their keys. ``hash`` is None for a thing that was gone at the other side."""
 
@@ -156,35 +160,35 @@ def page_keys(page: Page) -> list[str]:
 def convert_page(page: Page, known: Mapping[str, Known], plan: StreamPlan) -> Converted:
     """Converts and validates the records whose version is not the one we hold."""
     result = Converted()
+    fail, keep, skip = result.failures.append, result.valid.append, result.unchanged.append
     convert, settings, prefix = plan.stream.convert, plan.settings, plan.digest + ":"
+    validate, refused = plan.kind.validator.validator.validate_python, plan.refused_fields
     latest = _latest_positions(page.records)
-    candidates: list[Valid] = []
     for position, record in enumerate(page.records):
         key = record.key
         if key is None or not _is_key(key):
-            result.failures.append(_bad_key(position, key))
+            fail(_bad_key(position, key))
             continue
         if latest is not None and latest[key] != position:
-            result.failures.append(
-                Failure(
-                    position, key, "skipped", "duplicate", None, "The page has this key again; the later one counts."
-                )
-            )
+            fail(Failure(position, key, "skipped", "duplicate", None, _REPEATED))
             continue
         tag = None if record.version is None else prefix + record.version
         held = known.get(key)
         if held is not None and tag is not None and held.tag == tag and held.hash is not None:
-            result.unchanged.append(key)
+            skip(key)
             continue
-        values: Any = record.values
-        if convert is not None:
-            try:
-                values = convert(values, settings)
-            except Exception as err:  # noqa: BLE001 - whatever a plugin raises here costs its own record only
-                result.failures.append(_conversion_failure(position, key, err))
-                continue
-        candidates.append(Valid(position, key, tag, values))
-    _validate(candidates, plan, result)
+        try:
+            clean = validate(record.values if convert is None else convert(record.values, settings))
+        except ValidationError as err:
+            fail(_invalid(position, key, err))
+            continue
+        except Exception as err:  # noqa: BLE001 - whatever a plugin raises here costs its own record only
+            fail(_conversion_failure(position, key, err))
+            continue
+        if refused and (undeclared := _undeclared(clean, refused)):
+            fail(Failure(position, key, "failed", "undeclared_field_class", undeclared, _UNDECLARED))
+            continue
+        keep(Valid(position, key, tag, clean))
     return result
 
 
@@ -257,27 +261,13 @@ def _conversion_failure(position: int, key: str, err: Exception) -> Failure:
     return Failure(position, key, "failed", "conversion_failed", None, message)
 
 
-def _validate(candidates: list[Valid], plan: StreamPlan, result: Converted) -> None:
-    validate = plan.kind.validator.validator.validate_python
-    refused = plan.refused_fields
-    for position, key, tag, values in candidates:
-        try:
-            clean = validate(values)
-        except ValidationError as err:
-            problem = field_problems(err)[0]
-            result.failures.append(
-                Failure(position, key, "failed", problem.code, problem.field, problem.message[:MAX_MESSAGE_LENGTH])
-            )
-            continue
-        if refused:
-            undeclared = [name for name in clean if name in refused and clean[name] is not None]
-            if undeclared:
-                result.failures.append(
-                    Failure(position, key, "failed", "undeclared_field_class", undeclared[0],
-                            "The plugin has not declared that it moves data of this class.")
-                )  # fmt: skip
-                continue
-        result.valid.append(Valid(position, key, tag, clean))
+def _invalid(position: int, key: str, err: ValidationError) -> Failure:
+    problem = field_problems(err)[0]
+    return Failure(position, key, "failed", problem.code, problem.field, problem.message[:MAX_MESSAGE_LENGTH])
+
+
+def _undeclared(values: Mapping[str, Any], refused: frozenset[str]) -> str | None:
+    return next((name for name, value in values.items() if name in refused and value is not None), None)
 
 
 def _resolve(

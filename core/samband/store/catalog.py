@@ -170,6 +170,13 @@ class Catalog:
         opened = orjson.loads(self._vault.open(bytes(sealed), owner=_owner(integration)))
         return dict(opened)
 
+    async def missing_keys(self) -> list[str]:
+        """Gives the ids of keys that stored credentials were sealed with and that are not here."""
+        async with self._db.read() as conn:
+            heads = await conn.scalars(sa.select(sa.func.substr(_credential.c.sealed, 1, 9)).distinct())
+            found = {self._vault.missing_key(bytes(head)) for head in heads}
+        return sorted(key for key in found if key is not None)
+
     async def credential_hints(self, integration_ids: Sequence[str]) -> dict[str, dict[str, str]]:
         """Gives, per integration, field → last four characters."""
         async with self._db.read() as conn:

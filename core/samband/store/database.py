@@ -144,5 +144,13 @@ def _postgres_engine(url: sa.URL) -> AsyncEngine:
         max_overflow=10,
         pool_pre_ping=True,
         pool_timeout=10,
-        connect_args={"timeout": 10, "command_timeout": 120, "server_settings": {"application_name": "samband"}},
+        connect_args={
+            "timeout": 10,
+            "command_timeout": 120,
+            "server_settings": {
+                "application_name": "samband",
+                # A worker that stalls inside a transaction must not keep its locks longer than its lease.
+                "idle_in_transaction_session_timeout": "30000",
+            },
+        },
     )

@@ -243,5 +243,5 @@ class Feeds:
         live = ("queued", "running", "waiting", "held")
         query = sa.select(_run.c.state, sa.func.count()).where(_run.c.state.in_(live)).group_by(_run.c.state)
         async with self._db.read() as conn:
-            found = dict((await conn.execute(query)).tuples().all())
+            found: dict[str, int] = dict((await conn.execute(query)).tuples().all())
         return {state: found.get(state, 0) for state in live}

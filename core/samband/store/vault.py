@@ -76,6 +76,11 @@ class Vault:
             ) from err
         return cls({_key_id(k): k for k in keys})
 
+    def missing_key(self, sealed: bytes) -> str | None:
+        """Gives the id of the key a value was sealed with when that key is not here."""
+        key_id = sealed[1:9]
+        return None if key_id in self._keys else key_id.hex()
+
     def seal(self, value: bytes, *, owner: str) -> bytes:
         """Encrypts a value for ``owner``, for instance ``hlf/<integration>/credentials``."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -93,7 +98,7 @@ class Vault:
         if sealed[:1] != _VERSION or cipher is None:
             raise StoreError(
                 f"The encryption key {key_id.hex()} is missing.",
-                code="key_missing",
+                code="master_key_missing",
                 hint="Give the host the key file or SAMBAND_KEY that the credentials were stored with.",
             )
         try:

@@ -1,0 +1,5 @@
+"""``python -m samband`` is the same as the ``samband`` command."""
+
+from samband.cli import main
+
+main()

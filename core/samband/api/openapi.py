@@ -1,0 +1,180 @@
+"""The OpenAPI 3.1 document, generated from the endpoints; what they declare is what they do."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from samband.api.endpoints import Endpoint
+from samband.api.problems import MEDIA_TYPE, PROBLEMS, Kind, Problem
+from samband.api.signatures import Parameter
+
+__all__ = ["openapi_document", "problem_codes"]
+
+_REF = "#/components/schemas/{model}"
+_LISTING = re.compile(r"Listing\[(\w+?)(?:View)?\]")
+_PROBLEM: TypeAdapter[Any] = TypeAdapter(Problem)
+Key = tuple[str, Literal["validation", "serialization"]]
+_DESCRIPTION = """\
+samband carries data between an organisation's platform and the systems it already uses.
+
+Every answer carries `X-Request-Id`. Every refusal is a problem document (RFC 9457) with a stable `code`.
+Listings are read part by part: pass `next` as `after` until it is null."""
+
+
+def openapi_document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
+    """Gives the document for the endpoints, in their order."""
+    known = list(endpoints)
+    schemas, definitions = _schemas(known)
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in known:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "samband",
+            "version": version,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(e.tag for e in known)],
+        "paths": paths,
+        "components": {"schemas": definitions, "securitySchemes": {"key": _SECURITY_SCHEME}},
+        "security": [{"key": []}],
+    }
+
+
+def problem_codes(endpoint: Endpoint) -> tuple[str, ...]:
+    """Gives every code the endpoint can answer: those it declares, and those its shape implies."""
+    codes = ["internal_error", "expectation_failed", *endpoint.problems]
+    if any(p.where != "path" or p.wire != "org" for p in endpoint.signature.parameters) or endpoint.reads_body:
+        codes.append("invalid_request")
+    if endpoint.verb is not None:
+        codes += ["key_missing", "key_refused", "access_refused", "invalid_request", "not_ready"]
+    if "{org}" in endpoint.path:
+        codes.append("organization_not_found")
+    if endpoint.reads_body:
+        codes += _BODY_CODES
+    return tuple(dict.fromkeys(codes))
+
+
+_BODY_CODES = (
+    "not_json",
+    "body_broken",
+    "body_too_slow",
+    "body_too_large",
+    "content_type_unsupported",
+    "content_encoding_unsupported",
+)
+_SECURITY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key made by samband. It reaches certain organisations or all, and allows certain verbs.",
+}
+
+
+def _schemas(endpoints: list[Endpoint]) -> tuple[dict[Key, Any], dict[str, Any]]:
+    # All at once, so that two models of one name could never take each other's place.
+    wanted: list[tuple[str, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
+        ("problem", "serialization", _PROBLEM)
+    ]
+    for endpoint in endpoints:
+        name = endpoint.name
+        if endpoint.signature.body is not None:
+            wanted.append((name, "validation", TypeAdapter(endpoint.signature.body)))
+        if endpoint.signature.answer is not None:
+            wanted.append((name, "serialization", endpoint.signature.answer))
+    schemas, extra = TypeAdapter.json_schemas(wanted, ref_template=_REF, schema_generator=_NamedSchemas)
+    return schemas, extra["$defs"]
+
+
+class _NamedSchemas(GenerateJsonSchema):
+    def normalize_name(self, name: str) -> str:
+        return super().normalize_name(_LISTING.sub(r"\1Listing", name))
+
+
+def _operation(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
+    name = endpoint.name
+    summary, _, description = (inspect.getdoc(endpoint.handler) or "").partition("\n\n")
+    operation: dict[str, Any] = {"operationId": name, "summary": summary, "tags": [endpoint.tag]}
+    verb = "Public: needs no key." if endpoint.verb is None else f"Needs a key with the verb `{endpoint.verb}`."
+    operation["description"] = f"{description}\n\n{verb}".strip()
+    if endpoint.verb is None:
+        operation["security"] = []
+    if endpoint.signature.parameters:
+        operation["parameters"] = [_parameter(p) for p in endpoint.signature.parameters]
+    if endpoint.signature.body is not None:
+        content = {"application/json": {"schema": schemas[name, "validation"]}}
+        operation["requestBody"] = {"required": endpoint.signature.body_is_required, "content": content}
+    operation["responses"] = {str(endpoint.status): _success(endpoint, schemas)} | dict(_refusals(endpoint, schemas))
+    return operation
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema = parameter.adapter.json_schema()
+    drawn = {"name": parameter.wire, "in": parameter.where, "required": parameter.is_required}
+    if (text := schema.pop("description", None)) is not None:
+        drawn["description"] = text
+    if not parameter.is_required and parameter.default is not None:
+        schema["default"] = parameter.default
+    return drawn | {"schema": schema}
+
+
+def _success(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
+    key: Key = (endpoint.name, "serialization")
+    schema = schemas[key] if endpoint.signature.answer is not None else _RAW[endpoint.media_type]
+    response: dict[str, Any] = {
+        "description": "Started." if endpoint.status == 202 else "Done.",
+        "headers": _headers({**endpoint.headers, "X-Request-Id": "The request id."}),
+        "content": {endpoint.media_type: {"schema": schema}},
+    }
+    return response
+
+
+_RAW: dict[str, dict[str, Any]] = {"text/plain": {"type": "string"}, "application/json": {"type": "object"}}
+
+
+def _refusals(endpoint: Endpoint, schemas: dict[Key, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    by_status: dict[int, dict[str, Kind]] = {}
+    for code in problem_codes(endpoint):
+        kind = PROBLEMS[code]
+        by_status.setdefault(kind.status, {})[code] = kind
+    for status, kinds in sorted(by_status.items()):
+        media = {
+            "schema": schemas["problem", "serialization"],
+            "examples": {c: _example(c, k) for c, k in kinds.items()},
+        }
+        description = " · ".join(f"`{code}` {kind.title}" for code, kind in kinds.items())
+        yield (
+            str(status),
+            {
+                "description": description,
+                "headers": _headers({"X-Request-Id": "The request id."} | _HEADERS_BY_STATUS.get(status, {})),
+                "content": {MEDIA_TYPE: media},
+            },
+        )
+
+
+_HEADERS_BY_STATUS = {
+    401: {"WWW-Authenticate": "How to present a key."},
+    403: {"WWW-Authenticate": "What the key lacks."},
+    409: {"Location": "With already_running: the run that is alive."},
+    429: {"Retry-After": "Seconds to wait."},
+    503: {"Retry-After": "Seconds to wait."},
+}
+
+
+def _example(code: str, kind: Kind) -> dict[str, Any]:
+    detail = f"{kind.title}."
+    document = {"type": f"/problems/{code}", "title": kind.title, "status": kind.status, "code": code}
+    return {"value": document | {"detail": detail, "instance": "5f0c7a1e"}}
+
+
+def _headers(texts: dict[str, str]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}

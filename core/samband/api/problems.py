@@ -1,0 +1,212 @@
+"""How every refusal is answered: one table of codes, one document shape (RFC 9457), one place that builds it.
+
+A service error decides its status by its code when the code is in `PROBLEMS`, otherwise by its class in `ERROR_STATUS`.
+The same table is the source of the error answers in the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from samband import errors
+
+__all__ = [
+    "ERROR_STATUS",
+    "MEDIA_TYPE",
+    "PROBLEMS",
+    "FieldProblemView",
+    "Kind",
+    "Problem",
+    "UnreadyError",
+    "document",
+    "explain",
+    "organization_not_found",
+    "unexpected",
+]
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(NamedTuple):
+    """What a code means on the wire: the HTTP status and the title that never changes."""
+
+    status: int
+    title: str
+
+
+PROBLEMS: Mapping[str, Kind] = {
+    "not_json": Kind(400, "The body is not JSON"),
+    "body_broken": Kind(400, "The body did not arrive whole"),
+    "key_missing": Kind(401, "No key was presented"),
+    "key_refused": Kind(401, "The key is not valid"),
+    "access_refused": Kind(403, "The key does not reach this far"),
+    "route_unknown": Kind(404, "There is nothing at this address"),
+    "organization_not_found": Kind(404, "There is no such organisation"),
+    "unknown_plugin": Kind(404, "There is no such plugin"),
+    "integration_not_found": Kind(404, "There is no such integration"),
+    "run_not_found": Kind(404, "There is no such run"),
+    "never_ran": Kind(404, "The integration has never run"),
+    "kind_not_found": Kind(404, "There is no such kind of record"),
+    "record_not_found": Kind(404, "There is no such record"),
+    "dead_letter_not_found": Kind(404, "There is no such dead letter"),
+    "not_found": Kind(404, "There is no such thing"),
+    "method_not_allowed": Kind(405, "This address does not take this method"),
+    "body_too_slow": Kind(408, "The body took too long to arrive"),
+    "conflict": Kind(409, "The state of things does not allow this"),
+    "organization_exists": Kind(409, "The organisation exists already"),
+    "integration_exists": Kind(409, "The integration exists already"),
+    "already_running": Kind(409, "A run is still going on"),
+    "not_tested": Kind(409, "The connection has not been tested"),
+    "not_enabled": Kind(409, "The integration is not enabled"),
+    "credentials_missing": Kind(409, "The integration has no credentials"),
+    "plugin_failed": Kind(409, "The plugin is not loaded"),
+    "revision_mismatch": Kind(412, "Somebody else changed it first"),
+    "body_too_large": Kind(413, "The body is too large"),
+    "content_type_unsupported": Kind(415, "The body must be application/json"),
+    "content_encoding_unsupported": Kind(415, "The body must not be compressed"),
+    "expectation_failed": Kind(417, "The expectation is not supported"),
+    "invalid_request": Kind(422, "The request does not say what it must"),
+    "credentials_invalid": Kind(422, "The credentials are not what the plugin takes"),
+    "idempotency_key_reused": Kind(422, "The idempotency key belongs to another request"),
+    "rate_limited": Kind(429, "Too many requests"),
+    "internal_error": Kind(500, "Something went wrong here"),
+    "remote_error": Kind(502, "The other system answered with an error"),
+    "not_ready": Kind(503, "A part this needs does not answer now"),
+}
+"""Every code the API itself uses, and those of the service that need their own status or title."""
+
+ERROR_STATUS: tuple[tuple[type[errors.SambandError], Kind], ...] = (
+    (errors.InvalidError, PROBLEMS["invalid_request"]),
+    (errors.AccessError, PROBLEMS["access_refused"]),
+    (errors.NotFoundError, PROBLEMS["not_found"]),
+    (errors.ConflictError, PROBLEMS["conflict"]),
+    (errors.NotReadyError, PROBLEMS["not_ready"]),
+    (errors.ServiceError, Kind(400, "The request was refused")),
+    (errors.PluginError, PROBLEMS["plugin_failed"]),
+    (errors.ConfigurationError, Kind(503, "The host is not set up for this")),
+    (errors.AuthError, Kind(409, "The other system refused access")),
+    (errors.RateLimitedError, PROBLEMS["rate_limited"]),
+    (errors.RetryableError, Kind(503, "The other system does not answer now")),
+    (errors.AdapterError, PROBLEMS["remote_error"]),
+    (errors.StoreError, PROBLEMS["not_ready"]),
+)
+"""Error class → status, most specific first; what is not listed is a 500 that says nothing but its instance."""
+
+_RETRY_AFTER_S = 5
+
+
+class UnreadyError(errors.NotReadyError):
+    """A part of the host is not ready; ``parts`` tells of each how it is."""
+
+    def __init__(self, failing: list[str], parts: Mapping[str, str]) -> None:
+        super().__init__(
+            f"Not ready: {', '.join(failing)}.", hint="Each part under 'parts' says what is wrong with it."
+        )
+        self.parts = dict(parts)
+
+
+class FieldProblemView(BaseModel):
+    """One thing that is wrong with one field. The value that was sent is never part of it."""
+
+    field: str = Field(description="Dotted path in the body, or the name of the parameter or header.")
+    code: str
+    message: str
+
+
+class Problem(BaseModel):
+    """Why a request was refused, after RFC 9457. ``code`` is stable; texts may change."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="/problems/ followed by the code: an identifier, not a page.")
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str | None = Field(default=None, description="The next step, when there is one.")
+    instance: str = Field(description="The request id; the log lines of the request carry it.")
+    errors: list[FieldProblemView] | None = Field(default=None, description="The fields at fault.")
+    run: str | None = Field(default=None, description="With already_running: the run that is alive.")
+    parts: dict[str, str] | None = Field(default=None, description="With not_ready: each part and how it is.")
+
+
+def explain(error: errors.SambandError, request: web.Request, instance: str) -> web.Response | None:
+    """Gives the answer to an error of the tree, or None for one that has no place in the table."""
+    if error.code == "organization_not_found":
+        error = organization_not_found()
+    kind = _kind_of(error)
+    if kind is None:
+        return None
+    members: dict[str, Any] = {}
+    if isinstance(error, errors.InvalidError) and error.problems:
+        members["errors"] = [{"field": p.field, "code": p.code, "message": p.message} for p in error.problems]
+    if isinstance(error, errors.AlreadyRunningError):
+        members["run"] = error.run_id
+    if isinstance(error, UnreadyError):
+        members["parts"] = error.parts
+    headers = _headers(error, kind.status, request)
+    return document(kind, error.code, error.message, instance, hint=error.hint, headers=headers, **members)
+
+
+def organization_not_found() -> errors.NotFoundError:
+    """Gives the one answer for an organisation that is unknown, impossible, or not this key's to know of."""
+    return errors.NotFoundError(
+        "There is no such organisation, or none that this key reaches.",
+        code="organization_not_found",
+        hint="See /v1/organizations for those the key reaches.",
+    )
+
+
+def unexpected(instance: str) -> web.Response:
+    """Gives the answer to a defect of ours: nothing but the instance that the log carries."""
+    detail = "The request could not be completed because of a fault in samband. Nothing more is told here."
+    hint = "Give this instance to whoever runs samband: the log names the fault under it."
+    return document(PROBLEMS["internal_error"], "internal_error", detail, instance, hint=hint)
+
+
+def document(
+    kind: Kind,
+    code: str,
+    detail: str,
+    instance: str,
+    *,
+    hint: str = "",
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> web.Response:
+    """Builds a problem document; ``members`` are the extension members of its code."""
+    body: dict[str, Any] = {"type": f"/problems/{code}", "title": kind.title, "status": kind.status, "code": code}
+    body |= {"detail": detail} | ({"hint": hint} if hint else {}) | {"instance": instance} | members
+    answer = web.Response(status=kind.status, body=orjson.dumps(body), content_type=MEDIA_TYPE, headers=headers)
+    if kind.status == 408:
+        answer.force_close()  # the rest of the body would be taken for the next request
+    return answer
+
+
+def _kind_of(error: errors.SambandError) -> Kind | None:
+    # Only the service's codes are ours; a plugin may call its error anything, "key_missing" included.
+    if isinstance(error, errors.ServiceError) and error.code in PROBLEMS:
+        return PROBLEMS[error.code]
+    return next((kind for cls, kind in ERROR_STATUS if isinstance(error, cls)), None)
+
+
+def _headers(error: errors.SambandError, status: int, request: web.Request) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="samband"' + (
+            ', error="invalid_token"' if error.code == "key_refused" else ""
+        )
+    if status == 403:
+        headers["WWW-Authenticate"] = 'Bearer realm="samband", error="insufficient_scope"'
+    if status in (429, 503):
+        wait_s = getattr(error, "retry_after_s", None)
+        headers["Retry-After"] = str(max(1, math.ceil(_RETRY_AFTER_S if wait_s is None else wait_s)))
+    if isinstance(error, errors.AlreadyRunningError):
+        headers["Location"] = f"/v1/organizations/{request.match_info['org']}/runs/{error.run_id}"
+    return headers

@@ -1,0 +1,361 @@
+"""The contract suite can fail: each broken variant of the example plugin fails exactly the promise that it breaks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+EXAMPLE = Path(__file__).parent.parent / "fixtures" / "samband-example"
+PLUGIN, CLIENT, SETTINGS = "plugin.py", "client.py", "settings.py"
+SLOW = "not silence and not slow-body"
+_LIMIT_S = 120
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to break the example: what is written instead of what, and which tests must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    fails: frozenset[str]
+    says: str
+    also: tuple[str, str, str] | None = None
+
+    def edits(self) -> list[tuple[str, str, str]]:
+        return [(self.file, self.old, self.new), *([self.also] if self.also else [])]
+
+
+GET = '    answer = await http.request("GET", link)\n'
+VARIANTS = [
+    Variant(
+        "ends without a complete page",
+        CLIENT,
+        'complete=not body["next"]',
+        "complete=False",
+        frozenset({"test_a_read_ends_with_exactly_one_complete_page"}),
+        "Exactly the last page has complete=True.",
+    ),
+    Variant(
+        "loses a page on resume",
+        PLUGIN,
+        '    link = cursor or f"{ctx.settings.api_url}/members"\n',
+        '    link = cursor or f"{ctx.settings.api_url}/members"\n'
+        "    if cursor and 'after=3' in cursor:\n"
+        "        _, link = await fetch_page(ctx.http, link)\n",
+        frozenset({"test_a_read_resumed_after_any_page_loses_nothing"}),
+        "resumed after page 1 of 3 the result differs from one full read: {'missing': '3 (m4, m5, m6)'}",
+    ),
+    Variant(
+        "shows its secret in an error",
+        CLIENT,
+        GET,
+        "    try:\n"
+        '        answer = await http.request("GET", link)\n'
+        "    except samband.AuthError as err:\n"
+        "        raise samband.AuthError(f'The key {kept[-1]} was refused.', hint=err.hint) from err\n",
+        frozenset({"test_no_secret_is_shown_in_an_error_or_a_log"}),
+        "shown in clear: api_key, api_key (wrong)",
+        also=(
+            PLUGIN,
+            "    return Token(",
+            "    kept.append(ctx.credentials.api_key.get_secret_value())\n    return Token(",
+        ),
+    ),
+    Variant(
+        "logs its secret",
+        PLUGIN,
+        "    return Token(",
+        "    ctx.log.debug('signing_in', key=ctx.credentials.api_key.get_secret_value())\n    return Token(",
+        frozenset({"test_no_secret_is_shown_in_an_error_or_a_log"}),
+        "shown in clear: api_key",
+    ),
+    Variant(
+        "takes a 503 for an empty page",
+        CLIENT,
+        GET,
+        "    try:\n"
+        '        answer = await http.request("GET", link)\n'
+        "    except samband.UnavailableError as err:\n"
+        "        if 'answered 503' not in err.message:\n"
+        "            raise\n"
+        "        return Page(complete=True), None\n",
+        frozenset(
+            {
+                "test_a_fault_at_the_start_becomes_the_right_error[members-503]",
+                "test_a_fault_in_mid_read_is_never_passed_off_as_the_end[members-503]",
+            }
+        ),
+        "with 503 the read ended after 1 page(s) as if nothing had happened",
+    ),
+    Variant(
+        "follows links for ever before it yields",
+        PLUGIN,
+        "    while link:\n        page, link = await fetch_page(ctx.http, link)\n        yield page\n",
+        "    pages = []\n"
+        "    while link:\n"
+        "        page, link = await fetch_page(ctx.http, link)\n"
+        "        pages.append(page)\n"
+        "    for page in pages:\n"
+        "        yield page\n",
+        frozenset({"test_paging_never_runs_in_circles"}),
+        "the same answer came again and again, and more than 39 calls were made",
+    ),
+    Variant(
+        "gives values of the wrong kind",
+        CLIENT,
+        'values=row["member"]',
+        'values={**row["member"], "birth_date": "yesterday"}',
+        frozenset({"test_values_fit_the_canonical_kind"}),
+        "8 of 8 records do not: 8 × birth_date: ",
+    ),
+    Variant(
+        "misspells a hook",
+        PLUGIN,
+        "@hookimpl\nasync def sync(",
+        "@hookimpl\nasync def chekc(ctx):\n    pass\n\n@hookimpl\nasync def sync(",
+        frozenset({"test_the_plugin_loads_and_every_hook_is_spelt_as_specified"}),
+        "chekc",
+    ),
+    Variant(
+        "forgets a capability",
+        PLUGIN,
+        'capabilities=frozenset({"sync"})',
+        'capabilities=frozenset({"sync", "check"})',
+        frozenset(
+            {
+                "test_every_capability_has_its_hook_and_every_hook_its_capability",
+                "test_the_plugin_loads_and_every_hook_is_spelt_as_specified",
+            }
+        ),
+        "declared without a hook: ['check']",
+    ),
+    Variant(
+        "keeps its key in plain text",
+        SETTINGS,
+        "    api_key: SecretStr",
+        '    old_api_key: str = Field(default="", title="Old key", description="Not used.")\n    api_key: SecretStr',
+        frozenset(
+            {
+                "test_whatever_must_stay_secret_is_a_secret_type",
+                "test_the_plugin_loads_and_every_hook_is_spelt_as_specified",
+            }
+        ),
+        "plain text: old_api_key",
+    ),
+    Variant(
+        "has a field without a description",
+        SETTINGS,
+        'title="Address", description="Where the register\'s API answers, without a slash at the end."',
+        'title="Address"',
+        frozenset({"test_every_field_of_the_forms_has_a_title_and_a_description"}),
+        "api_url lacks a description",
+    ),
+    Variant(
+        "says another version than its distribution",
+        PLUGIN,
+        'version="0.1.0"',
+        'version="0.2.0"',
+        frozenset({"test_the_version_is_that_of_the_distribution"}),
+        "the manifest says '0.2.0', the distribution samband-example is '0.1.0'",
+    ),
+    Variant(
+        "takes a refused key for a broken system",
+        CLIENT,
+        GET,
+        "    try:\n"
+        '        answer = await http.request("GET", link)\n'
+        "    except samband.AuthError as err:\n"
+        "        raise RemoteError(err.message) from err\n",
+        frozenset({"test_wrong_credentials_are_an_auth_error_with_a_hint"}),
+        "Wrong credentials raise AuthError",
+    ),
+    Variant(
+        "reads everything again every time",
+        CLIENT,
+        'cursor = body["next"] or body["changes"]',
+        'cursor = body["next"] or link.partition("?")[0]',
+        frozenset(
+            {
+                "test_an_incremental_read_after_no_change_is_empty",
+                "test_an_incremental_read_gives_exactly_what_was_changed",
+            }
+        ),
+        "nothing had changed, and 8 records or deletions came",
+    ),
+    Variant(
+        "swallows its cancellation",
+        CLIENT,
+        GET,
+        "    import asyncio\n"
+        "    while True:\n"
+        "        try:\n"
+        '            answer = await http.request("GET", link)\n'
+        "            break\n"
+        "        except asyncio.CancelledError:\n"
+        "            pass\n",
+        frozenset(
+            {
+                "test_a_read_cancelled_at_any_call_leaves_nothing_behind",
+                "test_nothing_is_left_open_when_the_host_stops",
+            }
+        ),
+        "Cancellation is never swallowed.",
+    ),
+    Variant(
+        "leaves sockets open",
+        CLIENT,
+        GET,
+        '    import socket\n    kept.append(socket.socket())\n    answer = await http.request("GET", link)\n',
+        frozenset({"test_nothing_is_left_open_when_the_host_stops"}),
+        "file descriptors more than before",
+    ),
+    Variant(
+        "goes round the host's session",
+        CLIENT,
+        GET,
+        '    if "localhost" in link:\n'
+        "        import aiohttp\n"
+        "        async with aiohttp.ClientSession() as session, session.get(link) as stray:\n"
+        "            await stray.read()\n"
+        '    answer = await http.request("GET", link)\n',
+        frozenset({"test_nothing_is_fetched_from_a_host_that_is_not_configured"}),
+        "1 requests went to another host",
+    ),
+]
+
+
+def test_the_example_plugin_keeps_every_promise(tmp_path: Path) -> None:
+    report = _run_suite(_copy_of_example(tmp_path), "-W", "error")
+    assert report.failed == {}
+    assert report.skipped == {
+        "test_check_shows_something_real",
+        "test_check_refuses_wrong_credentials",
+    }
+    assert report.passed > 60
+
+
+def test_the_example_plugin_is_as_short_as_promised() -> None:
+    source = (EXAMPLE / "src" / "samband_example" / PLUGIN).read_text(encoding="utf-8")
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith(("from ", "import "))]
+    assert len(lines) <= 15
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name.replace(" ", "-") for variant in VARIANTS])
+def test_a_broken_plugin_fails_exactly_the_promise_it_breaks(tmp_path: Path, variant: Variant) -> None:
+    project = _copy_of_example(tmp_path)
+    for file, old, new in variant.edits():
+        _rewrite(project / "src" / "samband_example" / file, old, new)
+    report = _run_suite(project, "-k", SLOW, "-p", "no:randomly")
+    by_name = {name if name in variant.fails else name.partition("[")[0] for name in report.failed}
+    assert by_name == variant.fails
+    assert any(variant.says in message for message in report.failed.values())
+    assert all("see:" in message for message in report.failed.values())
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("plugin = plugin\n    exempt = {'test_no_such_promise': 'because'}", "exempt names no promise"),
+        ("plugin = plugin", "The manifest has no simulator: override the 'counterpart' fixture"),
+    ],
+    ids=["unknown-exemption", "no-counterpart"],
+)
+def test_a_suite_that_is_put_together_wrongly_says_how_to_mend_it(tmp_path: Path, body: str, says: str) -> None:
+    project = _copy_of_example(tmp_path)
+    (project / "tests" / "test_contract.py").write_text(
+        "from samband.testing import PluginContract\n"
+        "from samband_example import plugin\n\n\n"
+        f"class TestContract(PluginContract):\n    {body}\n",
+        encoding="utf-8",
+    )
+    finished = _pytest(project, "-x")
+    assert finished.returncode != 0
+    assert says in finished.stdout
+
+
+def test_an_exemption_skips_its_promise_and_shows_the_reason(tmp_path: Path) -> None:
+    project = _copy_of_example(tmp_path)
+    suite = project / "tests" / "test_contract.py"
+    name = "test_two_reads_give_the_same"
+    suite.write_text(
+        suite.read_text(encoding="utf-8").replace(
+            "    plugin = plugin\n", f"    plugin = plugin\n    exempt = {{{name!r}: 'their rows have no order'}}\n"
+        ),
+        encoding="utf-8",
+    )
+    finished = _pytest(project, "-rs", "-k", name)
+    assert finished.returncode == 0
+    assert "exempt: their rows have no order" in finished.stdout
+
+
+@dataclass(frozen=True)
+class Report:
+    passed: int
+    skipped: set[str]
+    failed: Mapping[str, str]
+
+
+def _copy_of_example(tmp_path: Path) -> Path:
+    """Gives a copy that Python takes for installed: sources on the path, with the metadata a wheel would have."""
+    project = tmp_path / "samband-example"
+    shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
+    declared = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = project / "src" / f"samband_example-{declared['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {declared['name']}\nVersion: {declared['version']}\n", encoding="utf-8"
+    )
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in declared["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
+    return project
+
+
+def _rewrite(path: Path, old: str, new: str) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count(old) == 1
+    # A list that both modules can reach stands for whatever a careless author keeps in a global.
+    header = "import samband\nfrom samband_example.kept import kept\n"
+    path.write_text(header + source.replace(old, new), encoding="utf-8")
+    path.with_name("kept.py").write_text("kept = []\n", encoding="utf-8")
+
+
+def _run_suite(project: Path, *arguments: str) -> Report:
+    results = project / "results.xml"
+    finished = _pytest(project, f"--junitxml={results}", *arguments)
+    assert results.exists(), finished.stdout + finished.stderr
+    passed, skipped, failed = 0, set(), {}
+    for case in ElementTree.parse(results).iter("testcase"):
+        name = case.attrib["name"]
+        trouble = [*case.findall("failure"), *case.findall("error")]
+        if trouble:
+            failed[name] = "\n".join(f"{one.get('message')}\n{one.text}" for one in trouble)
+        elif case.find("skipped") is not None:
+            skipped.add(name)
+        else:
+            passed += 1
+    return Report(passed, skipped, failed)
+
+
+def _pytest(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=project,
+        env={"PYTHONPATH": str(project / "src"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+        check=False,
+    )
