@@ -61,10 +61,8 @@ def _one_at_a_time():
 def _prepare(level: str) -> None:
     wanted = _fingerprint()
     have = STAMP.read_text(encoding="utf-8").split() if STAMP.exists() and _answers(PYTHON) else []
-    if have[:1] == [wanted]:
-        if level in have[1:]:
-            return
-        level = max(level, have[1], key=LEVELS.index)
+    if have[:1] == [wanted] and level in have[1:]:
+        return
     sys.stderr.write(f"Setting up {ENVIRONMENT} (once; about half a minute) …\n")
     STAMP.unlink(missing_ok=True)
     _install(_requirements(level))

@@ -172,6 +172,14 @@ class EmbeddedServer:
             await self._clear_leftovers()
             self._socket_dir = _new_socket_dir()
             await self._bring_up()
+        except OSError as error:
+            await self.stop()
+            raise ConfigurationError(
+                f"The Redis-compatible server cannot be started: {error.strerror or type(error).__name__}.",
+                code="redis_server_failed",
+                field="SAMBAND_DATA_DIR",
+                hint=f"See that {self._data_dir} can be written and its disk is not full.",
+            ) from error
         except BaseException:
             await self.stop()
             raise

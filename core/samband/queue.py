@@ -1,7 +1,7 @@
 """The doorbell: it tells a worker that a run is waiting, and holds nothing else.
 
-The database is the truth. A ring that is lost (Redis away, restarted, emptied) delays a run by one sweep of the
-worker and loses nothing, so a ring never raises and never blocks its caller for long.
+The database is the truth. A ring that is lost (Redis away, restarted, emptied) delays a run until the next look into
+the database (`Sweeper`) and loses nothing, so a ring never raises and never blocks its caller for long.
 
 A job in the queue is the run's id as JSON, in arq's own layout. It is written here in one transaction instead of by
 ``enqueue_job``, because ringing twice is the same as ringing once: there is nothing to watch for, a sooner ring moves
@@ -12,8 +12,11 @@ needs Redis 6.2 or any Valkey.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 import orjson
@@ -35,9 +38,11 @@ __all__ = [
     "Doorbell",
     "Line",
     "Slots",
+    "Sweeper",
     "decode_job",
     "encode_job",
     "open_redis",
+    "probe",
     "wake_key",
 ]
 
@@ -55,6 +60,9 @@ _MAX_DELAY_S: Final = 30 * 86_400.0
 _JOB_LIVES_S: Final = 7 * 86_400.0
 _RUN_ID_MAX_CHARS: Final = 128
 _CLOCK_LIMIT_MS: Final = 1 << 43
+_DUE_WITHIN_S: Final = 30.0
+_SWEEP_LIMIT: Final = 500
+_SWEEPS_BEFORE_DIRECT: Final = 2.5
 
 
 def wake_key(queue_name: str) -> str:
@@ -113,8 +121,13 @@ def open_redis(url: str, *, answer_within_s: float, connections: int) -> ArqRedi
     return ArqRedis(pool, job_serializer=encode_job, job_deserializer=decode_job)
 
 
+async def probe(redis: ArqRedis, queue_name: str) -> bool:
+    """True when Redis takes what a ring needs it to take: a full one answers questions and refuses rings."""
+    return bool(await redis.set(f"{queue_name}:probe", b"1", px=1000))
+
+
 class Line:
-    """Whether Redis answers. It logs only when that changes: once when it goes, once when it is back."""
+    """Whether Redis takes rings. It logs only when that changes: once when it goes, once when it is back."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -123,7 +136,7 @@ class Line:
 
     @property
     def is_up(self) -> bool:
-        """True after the last call was answered; False before the first one."""
+        """True when the last call did not fail; False before the first one."""
         return self._has_worked and self._down_since is None
 
     @property
@@ -132,7 +145,7 @@ class Line:
         return 0.0 if self._down_since is None else time.monotonic() - self._down_since
 
     def worked(self) -> None:
-        """Notes an answer."""
+        """Notes that something was written."""
         self._has_worked = True
         if self._down_since is not None:
             self._log.info("redis_is_back", away_s=round(self.down_for_s, 1))
@@ -225,13 +238,19 @@ class Doorbell:
 
     async def ring_all(self, run_ids: Sequence[str], *, delay_s: float = 0.0) -> bool:
         """Like `ring` for many runs, all or none of them, in one exchange."""
-        return not run_ids or await self._ask(self._announce(run_ids, delay_s)) is not None
+        if not run_ids:
+            return True
+        if not await self._ask(self._announce(run_ids, delay_s)):
+            return False
+        self.line.worked()
+        return True
 
     async def ping(self) -> float | None:
-        """The time of one exchange in milliseconds, or None when Redis does not answer."""
+        """The time in milliseconds in which a ring would be taken, or None when it would not be."""
         started = time.perf_counter()
-        if await self._ask(cast("Awaitable[bool]", self._redis.ping())) is None:
+        if not await self._ask(probe(self._redis, self._queue_name)):
             return None
+        self.line.worked()
         return (time.perf_counter() - started) * 1000
 
     async def depth(self) -> int | None:
@@ -260,9 +279,85 @@ class Doorbell:
     async def _ask(self, question: Awaitable[T]) -> T | None:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                answer = await question
+                return await question
         except LOST as error:
             self.line.failed(error)
             return None
-        self.line.worked()
-        return answer
+
+
+class Sweeper:
+    """Asks the database which runs are due and rings for them, in case the bell that announced them was not heard.
+
+    Args:
+        bell: Rung for what is due.
+        due: Gives the ids, at most as many as asked for, of the runs that should be executed now.
+        every_s: Seconds between two looks, give or take a fifth, so that several workers do not look in step.
+        held: Gives the runs that this process executes already.
+        start_directly: Told of each due run, time and again, while no ring has been taken for some sweeps.
+    """
+
+    def __init__(
+        self,
+        bell: Doorbell,
+        *,
+        due: Callable[[int], Awaitable[Sequence[str]]],
+        every_s: float,
+        held: Callable[[], frozenset[str]],
+        start_directly: Callable[[str], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._bell = bell
+        self._due = due
+        self._every_s = every_s
+        self._held = held
+        self._start_directly = start_directly
+        self._log = log
+        self._now = asyncio.Event()
+        self._is_stopped = False
+        self._fails = False
+        self.last_at: datetime | None = None
+
+    async def run(self) -> None:
+        """Sweeps now and then for ever, until `stop`."""
+        while not self._is_stopped:
+            await self._sweep()
+            pause_s = self._every_s * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+            # Never without any pause, even when it is hurried by runs that end at once.
+            await asyncio.sleep(pause_s / 10)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s * 0.9):
+                    await self._now.wait()
+            if not self._is_stopped:
+                self._now.clear()
+
+    def hurry(self) -> None:
+        """Makes the next sweep come soon."""
+        self._now.set()
+
+    def stop(self) -> None:
+        """Makes `run` return after the sweep that is going on."""
+        self._is_stopped = True
+        self._now.set()
+
+    async def _sweep(self) -> None:
+        run_ids = await self._ask_database()
+        held = self._held()
+        waiting = [run_id for run_id in run_ids if run_id not in held]
+        if await self._bell.ring_all(waiting) or self._is_stopped:
+            return
+        if self._bell.line.down_for_s > _SWEEPS_BEFORE_DIRECT * self._every_s:
+            for run_id in waiting:
+                self._start_directly(run_id)
+
+    async def _ask_database(self) -> Sequence[str]:
+        try:
+            async with asyncio.timeout(_DUE_WITHIN_S):
+                run_ids = await self._due(_SWEEP_LIMIT)
+        except Exception as error:  # noqa: BLE001 - the database being away is waited for, like Redis
+            if not self._fails:
+                self._log.error("sweep_failed", exc_info=error)
+            self._fails = True
+            return ()
+        self._fails = False
+        self.last_at = datetime.now(UTC)
+        return run_ids

@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping
 from datetime import date, datetime, time, timedelta
@@ -105,6 +106,8 @@ class Redactor:
         # The first four characters of each form → the forms. A text is only searched for the forms whose start
         # it holds, so that ten thousand known tokens cost a log line no more than ten do.
         self._starts: dict[str, set[str]] = {}
+        # Plugins' threads learn secrets while the host's thread writes its log.
+        self._lock = threading.Lock()
 
     def add(self, secret: str | SecretStr) -> None:
         """Makes a value secret from now on.
@@ -118,14 +121,15 @@ class Redactor:
         value = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         if len(value) < _MIN_SECRET:
             return
-        if value in self._forms:
-            self._forms.move_to_end(value)
-            return
-        if len(self._forms) >= _MAX_SECRETS:
-            self._forget_oldest()
-        forms = self._forms[value] = _forms_of(value)
-        for form in forms:
-            self._starts.setdefault(form[:_MIN_SECRET], set()).add(form)
+        with self._lock:
+            if value in self._forms:
+                self._forms.move_to_end(value)
+                return
+            if len(self._forms) >= _MAX_SECRETS:
+                self._forget_oldest()
+            forms = self._forms[value] = _forms_of(value)
+            for form in forms:
+                self._starts.setdefault(form[:_MIN_SECRET], set()).add(form)
 
     def scrub(self, text: str) -> str:
         """Gives the text without secrets, at most 4,000 characters of it.
@@ -181,9 +185,10 @@ class Redactor:
         if not self._starts or len(text) < _MIN_SECRET:
             return text
         grams = {text[i : i + _MIN_SECRET] for i in range(len(text) - _MIN_SECRET + 1)}
-        if self._starts.keys().isdisjoint(grams):
-            return text
-        found = [form for start in self._starts.keys() & grams for form in self._starts[start] if form in text]
+        with self._lock:
+            if self._starts.keys().isdisjoint(grams):
+                return text
+            found = [form for start in self._starts.keys() & grams for form in self._starts[start] if form in text]
         for form in sorted(found, key=len, reverse=True):
             text = text.replace(form, MASK)
         return text

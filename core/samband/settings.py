@@ -94,7 +94,7 @@ class HostSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
     key: SecretStr | None = None
-    max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=1024**3)
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=1024**3)
 
     @property
     def database(self) -> str:

@@ -1,19 +1,16 @@
 """The worker: it executes runs when the doorbell rings, and looks into the database in case the bell did not.
 
-Three parts work side by side. `WakeWorker` is arq's worker, woken instead of polling. The sweeper asks the database
-every few seconds which runs are due and rings for them, so losing every key in Redis costs seconds and no run. When
-Redis stays away, the sweeper's runs are executed directly. `Slots` is what they share: no run twice at once in this
-process, never more runs than there are places.
+Two parts work side by side. `WakeWorker` is arq's worker, woken instead of polling. The sweeper asks the database every
+few seconds which runs are due and rings for them; when Redis stays away it has them executed directly. What they share
+is the slots: no run twice at once in this process, never more runs than there are places.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, cast
 
@@ -31,9 +28,11 @@ from samband.queue import (
     Doorbell,
     Line,
     Slots,
+    Sweeper,
     decode_job,
     encode_job,
     open_redis,
+    probe,
     wake_key,
 )
 
@@ -45,8 +44,7 @@ _TOKEN_WAIT_S: Final = 3
 _ANSWER_WITHIN_S: Final = 5.0
 _BACKOFF_FIRST_S: Final = 0.05
 _READ_LIMIT_MIN: Final = 500
-_SWEEP_LIMIT: Final = 500
-_SWEEPS_BEFORE_DIRECT: Final = 2.5
+_LAST_LOOK_S: Final = 1.0
 _RELEASE_WITHIN_S: Final = 5.0
 _NO_LIMIT: Final = timedelta(days=365)
 _TRIES_WITHOUT_END: Final = 1_000_000_000
@@ -114,7 +112,6 @@ class WakeWorker(Worker):
                 self._line.failed(error)
                 idle_s, backoff_s = backoff_s, min(backoff_s * 2, _POLL_S)
             else:
-                self._line.worked()
                 backoff_s = _BACKOFF_FIRST_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(idle_s):
@@ -173,7 +170,7 @@ class WakeWorker(Worker):
         except LOST as error:
             self._line.failed(error)
         except Exception as error:  # noqa: BLE001 - a job nobody can read must not stop all the others
-            self._log.error("queue_entry_dropped", run_id=job_id, **describe(error))
+            self._log.error("queue_entry_dropped", run_id=job_id, exc_info=error)
             with suppress(*LOST):
                 await self.finish_failed_job(job_id, None)
 
@@ -203,13 +200,16 @@ class WakeWorker(Worker):
 
     async def _look(self) -> float:
         """Starts what is due; the seconds until something else may be."""
-        if not self._slots.is_full:
-            await self._poll_iteration()
         if self._slots.is_full:
             return _POLL_S
+        await self._poll_iteration()
         upcoming = await self.pool.zrangebyscore(
             self.queue_name, min=timestamp_ms() + 1, max="+inf", start=0, num=1, withscores=True
         )
+        if not self._line.is_up:
+            # That it can be read is not enough: a full Redis, or a replica, takes no ring.
+            await probe(self.pool, self.queue_name)
+        self._line.worked()
         return min(_POLL_S, max(0.0, (upcoming[0][1] - timestamp_ms()) / 1000)) if upcoming else _POLL_S
 
     async def _start(self, job_id: str) -> None:
@@ -222,7 +222,7 @@ class WakeWorker(Worker):
         if score is not None:
             task = self.loop.create_task(self.run_job(job_id, int(max(score, 0.0))))
             self.tasks[job_id] = task
-            task.add_done_callback(partial(self._ended, job_id))
+            task.add_done_callback(lambda _: self._slots.release(job_id))
 
     async def _claim(self, job_id: str) -> float | None:
         """The ring's score, or None when another worker has the run or the ring is gone or not due."""
@@ -237,9 +237,6 @@ class WakeWorker(Worker):
             await self.pool.delete(key)
             return None
         return float(score)
-
-    def _ended(self, job_id: str, _: asyncio.Task[Any]) -> None:
-        self._slots.release(job_id)
 
     async def _answer(self, ctx: dict[Any, Any], run_id: str) -> None:
         job_id = ctx["job_id"]
@@ -291,18 +288,21 @@ class RunWorker:
         self._line = Line(self._log)
         self._bell = Doorbell(redis_url, queue_name=queue_name, line=self._line)
         self._execute = execute
-        self._due = due
         self._concurrency = concurrency
         self._lease_s = lease_s
-        self._sweep_s = sweep_s
         self._drain_s = drain_s
         self._queue_name = queue_name
         self._wake = asyncio.Event()
         self._slots = Slots(concurrency, freed=self._wake)
         self._direct: set[asyncio.Task[None]] = set()
-        self._sweep_now = asyncio.Event()
-        self._last_sweep_at: datetime | None = None
-        self._sweep_fails = False
+        self._sweeper = Sweeper(
+            self._bell,
+            due=due,
+            every_s=sweep_s,
+            held=lambda: self._slots.held,
+            start_directly=self._start_directly,
+            log=self._log,
+        )
         self._has_started = False
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -316,7 +316,7 @@ class RunWorker:
     @property
     def last_sweep_at(self) -> datetime | None:
         """When the database last answered which runs are due (UTC), or None before the first time."""
-        return self._last_sweep_at
+        return self._sweeper.last_at
 
     @property
     def redis_ok(self) -> bool:
@@ -346,9 +346,11 @@ class RunWorker:
         try:
             await self._work(worker)
         finally:
-            await self._bell.close()
-            await self._redis.aclose(close_connection_pool=True)
-            self._ended.set()
+            try:
+                await self._bell.close()
+                await self._redis.aclose(close_connection_pool=True)
+            finally:
+                self._ended.set()
 
     async def stop(self, *, drain: bool = True) -> None:
         """Takes no new work from now on, and returns when the last run has ended or been given back.
@@ -366,7 +368,8 @@ class RunWorker:
         async with asyncio.TaskGroup() as group:
             renewal = group.create_task(worker.renew_leases())
             picking = group.create_task(worker.main())
-            sides = [group.create_task(worker.listen()), group.create_task(self._sweep_forever())]
+            sweeping = group.create_task(self._sweeper.run())
+            listening = group.create_task(worker.listen())
             try:
                 await self._stop_asked.wait()
             except asyncio.CancelledError:
@@ -376,11 +379,12 @@ class RunWorker:
             finally:
                 worker.allow_pick_jobs = False
                 self._wake.set()
-                # The look at the queue ends by itself, so that no run stays claimed and unstarted.
-                await asyncio.wait({picking}, timeout=1.0)
-                await end(picking, *sides)
+                self._sweeper.stop()
+                # These two end by themselves, so that no run stays claimed and unstarted and no query half-read.
+                await asyncio.wait({picking, sweeping}, timeout=_LAST_LOOK_S)
+                await _end(picking, sweeping, listening)
                 await self._drain(worker)
-                await end(renewal)
+                await _end(renewal)
 
     async def _drain(self, worker: WakeWorker) -> None:
         runs = {task for task in (*worker.tasks.values(), *self._direct) if not task.done()}
@@ -389,7 +393,7 @@ class RunWorker:
         hurry = asyncio.create_task(self._hurry.wait())
         finish: asyncio.Task[Any] = asyncio.create_task(asyncio.wait(runs))
         await asyncio.wait({hurry, finish}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
-        await end(hurry, finish)
+        await _end(hurry, finish)
         self._hurry.set()
         left = {task for task in runs if not task.done()}
         if left:
@@ -410,55 +414,24 @@ class RunWorker:
             await self._bell.ring(run_id)
             raise
         except Exception as error:  # noqa: BLE001 - one bad run harms nothing but itself
-            self._log.error("run_broke", run_id=run_id, **describe(error))
+            self._log.error("run_broke", run_id=run_id, exc_info=error)
         else:
             if again_in_s is not None:
                 await self._bell.ring(run_id, delay_s=again_in_s)
 
-    async def _sweep_forever(self) -> None:
-        while True:
-            await self._sweep()
-            # Not in step with the other workers.
-            pause_s = self._sweep_s * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
-            await asyncio.sleep(pause_s / 10)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s * 0.9):
-                    await self._sweep_now.wait()
-            self._sweep_now.clear()
-
-    async def _sweep(self) -> None:
-        try:
-            run_ids = await self._due(_SWEEP_LIMIT)
-        except Exception as error:  # noqa: BLE001 - the database being away is waited for, like Redis
-            if not self._sweep_fails:
-                self._log.error("sweep_failed", **describe(error))
-            self._sweep_fails = True
-            return
-        self._sweep_fails = False
-        self._last_sweep_at = datetime.now(UTC)
-        held = self._slots.held
-        waiting = [run_id for run_id in run_ids if run_id not in held]
-        if not await self._bell.ring_all(waiting) and self._is_on_its_own:
-            self._start_directly(waiting)
-
-    @property
-    def _is_on_its_own(self) -> bool:
-        return self._line.down_for_s > _SWEEPS_BEFORE_DIRECT * self._sweep_s
-
-    def _start_directly(self, run_ids: Iterable[str]) -> None:
-        for run_id in run_ids:
-            if self._slots.take(run_id):
-                task = asyncio.create_task(self._perform(run_id))
-                self._direct.add(task)
-                task.add_done_callback(partial(self._direct_ended, run_id))
+    def _start_directly(self, run_id: str) -> None:
+        if self._slots.take(run_id):
+            task = asyncio.create_task(self._perform(run_id))
+            self._direct.add(task)
+            task.add_done_callback(partial(self._direct_ended, run_id))
 
     def _direct_ended(self, run_id: str, task: asyncio.Task[None]) -> None:
         self._direct.discard(task)
         self._slots.release(run_id)
-        self._sweep_now.set()
+        self._sweeper.hurry()
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:
+async def _end(*tasks: asyncio.Task[Any]) -> None:
     """Cancels tasks until they have ended.
 
     Once is not enough: a time limit inside redis-py that expires at the same moment swallows a cancellation
@@ -467,13 +440,4 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     while left := {task for task in tasks if not task.done()}:
         for task in left:
             task.cancel()
-        await asyncio.wait(left, timeout=0.1)
-
-
-def describe(error: BaseException) -> dict[str, Any]:
-    """What a log may say about an unexpected error: its type and where it arose, never its words.
-
-    Its words may quote a member's data or a secret.
-    """
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    return {"error": type(error).__name__, "where": [f"{f.filename}:{f.lineno} {f.name}" for f in frames]}
+        await asyncio.wait(left, timeout=0.5)

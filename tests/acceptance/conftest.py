@@ -23,6 +23,7 @@ from samband.embedded import EmbeddedServer
 from samband.installed import discover
 from samband.queue import Doorbell
 from samband.redaction import Redactor
+from samband.registry import Registry
 from samband.service import Service
 from samband.settings import load_settings
 from samband.store import Store, Vault
@@ -75,13 +76,15 @@ class Hosts:
     redis_url: str
     store: Store
     service: Service
+    registry: Registry
     environment: dict[str, str]
+    log: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "samband", "worker"],
-            env={**self.environment, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**self.environment, **environment}, stdout=subprocess.DEVNULL, stderr=self.log.open("ab"),
         )  # fmt: skip
         self.processes.append(process)
         return process
@@ -149,7 +152,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-async def hosts(database_url: str, queue_server: EmbeddedServer) -> AsyncIterator[Hosts]:
+async def hosts(database_url: str, queue_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Hosts]:
     """A migrated database, a queue and a service; start workers on it."""
     environment = {
         **os.environ,
@@ -169,7 +172,8 @@ async def hosts(database_url: str, queue_server: EmbeddedServer) -> AsyncIterato
     await store.migrate()
     bell = Doorbell(queue_server.url)
     running = Hosts(
-        database_url, queue_server.url, store, Service(store=store, registry=registry, bell=bell), environment
+        database_url, queue_server.url, store, Service(store=store, registry=registry, bell=bell), registry,
+        environment, tmp_path / "workers.log",
     )
     try:
         yield running

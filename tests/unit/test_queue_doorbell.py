@@ -17,7 +17,7 @@ from samband.errors import ConfigurationError
 from samband.queue import Doorbell, Line, Slots, decode_job, encode_job
 from structlog.testing import LogCapture
 
-OURS = {"t": None, "f": "run", "a": ["run-1"], "k": {}, "et": 1_790_000_000_000}
+OURS: dict[str, Any] = {"t": None, "f": "run", "a": ["run-1"], "k": {}, "et": 1_790_000_000_000}
 
 
 def capturing_log() -> tuple[LogCapture, Any]:

@@ -63,6 +63,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
+    os.umask(0o077)  # whatever a host writes holds members' data or secrets
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> int:
         return _reader_is_gone()
     except Exception as error:  # noqa: BLE001 - the last wall: told with its place, without words that may hold data
         structlog.get_logger("samband.cli").error("command_failed", exc_info=error)
-        return fail(_fault(error), as_json=as_json, code=ExitCode.INTERNAL)
+        return fail(_fault(error), as_json=as_json)
     return int(code or ExitCode.OK)
 
 

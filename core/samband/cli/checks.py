@@ -9,7 +9,7 @@ import typer
 
 from samband.cli.client import HostClient, ask_host
 from samband.cli.integrations import path_of
-from samband.cli.options import DataDir, Json, Url, data_dir_or_default
+from samband.cli.options import DataDir, Json, Url, data_dir_or_default, two_names
 from samband.cli.output import ExitCode, show
 
 
@@ -23,9 +23,13 @@ def check(
 ) -> None:
     """Tests the connection of one integration, or of every one. Ends with 1 when a test found something wrong."""
 
+    given = two_names(integration, "ORG/TYPE") if integration else None
+
     async def ask(host: HostClient) -> list[dict[str, Any]]:
-        wanted = [integration] if integration else await _every(host)
-        return [{"integration": name} | await host.post(f"{path_of(name)}/test") for name in wanted]
+        wanted = [given] if given else await _every(host)
+        return [
+            {"integration": "/".join(names)} | await host.post(f"{path_of(*names)}/test") for names in wanted
+        ]
 
     checks = ask_host(url, data_dir_or_default(data_dir), ask)
     is_ok = all(found["ok"] for found in checks)
@@ -34,11 +38,11 @@ def check(
         raise typer.Exit(ExitCode.FAILED)
 
 
-async def _every(host: HostClient) -> list[str]:
-    names: list[str] = []
+async def _every(host: HostClient) -> list[tuple[str, str]]:
+    names: list[tuple[str, str]] = []
     for organization in (await host.get("/v1/organizations"))["items"]:
         found = await host.get(f"/v1/organizations/{organization['id']}/integrations")
-        names += [f"{organization['id']}/{item['type']}" for item in found["items"]]
+        names += [(organization["id"], item["type"]) for item in found["items"]]
     return names
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +53,6 @@ def demo(
             code="simulator_not_found",
             hint="Install one, for instance samband-dynamics365.",
         )
-    os.umask(0o077)
     demonstration = Demonstration(modules=modules, data_dir=data_dir, members=members, port=port)
     is_ok = run_loop(_perform(demonstration, once=once, as_json=json))
     raise typer.Exit(ExitCode.OK if is_ok else ExitCode.FAILED)

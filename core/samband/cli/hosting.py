@@ -83,7 +83,6 @@ def _settings(**given: Any) -> HostSettings:
 
 
 def _host(settings: HostSettings, roles: frozenset[Role], json: bool) -> None:
-    os.umask(0o077)  # whatever this process writes holds members' data or secrets
     redactor = Redactor()
     configure_logging(level=settings.log_level, format=settings.log_format, redactor=redactor)
     from samband.host import Host

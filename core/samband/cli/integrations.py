@@ -6,34 +6,31 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import orjson
 import typer
 
 from samband.cli.client import HostClient, ask_host
-from samband.cli.options import DataDir, Json, OrgAndType, Url, data_dir_or_default, two_names
+from samband.cli.options import DataDir, Json, Org, Type, Url, data_dir_or_default
 from samband.cli.output import show, table
 from samband.errors import ConfigurationError
 
-__all__ = ["app", "path_of", "read_object"]
+__all__ = ["app", "path_of"]
 
 app = typer.Typer(help="Integrations: create, list, show, set-credentials, enable, disable.")
 
 SettingsFile = Annotated[
     Path, typer.Option("--settings", help="JSON file with the plugin's settings; - reads standard input.")
 ]
-CredentialsFile = Annotated[
-    Path, typer.Option("--credentials", help="JSON file with the credentials; - reads standard input.")
-]
 
 
-def path_of(integration: str) -> str:
-    """Gives the address of ``ORG/TYPE`` on the host."""
-    org, type = two_names(integration, "ORG/TYPE")
-    return f"/v1/organizations/{org}/integrations/{type}"
+def path_of(org: str, type: str) -> str:
+    """Gives the address of an integration on the host."""
+    return f"/v1/organizations/{quote(org, safe='')}/integrations/{quote(type, safe='')}"
 
 
-def read_object(path: Path, what: str) -> dict[str, Any]:
+def _read_object(path: Path, what: str) -> dict[str, Any]:
     """Gives the JSON object in a file, or on standard input for ``-``; an error never repeats its content."""
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
@@ -51,7 +48,8 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 @app.command("create")
 def create(
-    integration: OrgAndType,
+    org: Org,
+    type: Type,
     settings: SettingsFile,
     credentials: Annotated[
         Path | None, typer.Option("--credentials", help="JSON file with the credentials; they can also be set later.")
@@ -62,22 +60,21 @@ def create(
     json: Json = False,
 ) -> None:
     """Connects an organisation to a system. It is saved; test it with 'samband check', then enable it."""
-    org, type = two_names(integration, "ORG/TYPE")
     if str(settings) == str(credentials) == "-":
         raise ConfigurationError("Only one of --settings and --credentials can come from standard input.")
-    body: dict[str, Any] = {"type": type, "display_name": name, "settings": read_object(settings, "settings")}
+    body: dict[str, Any] = {"type": type, "display_name": name, "settings": _read_object(settings, "settings")}
     if credentials is not None:
-        body["credentials"] = read_object(credentials, "credentials")
+        body["credentials"] = _read_object(credentials, "credentials")
 
     async def ask(host: HostClient) -> Any:
-        return await host.post(f"/v1/organizations/{org}/integrations", body)
+        return await host.post(f"/v1/organizations/{quote(org, safe='')}/integrations", body)
 
     _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
 
 
 @app.command("list")
 def list_integrations(
-    org: Annotated[str, typer.Argument(help="The organisation's id.")],
+    org: Org,
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -85,7 +82,7 @@ def list_integrations(
     """Lists an organisation's integrations."""
 
     async def ask(host: HostClient) -> Any:
-        return await host.get(f"/v1/organizations/{org}/integrations")
+        return await host.get(f"/v1/organizations/{quote(org, safe='')}/integrations")
 
     found = ask_host(url, data_dir_or_default(data_dir), ask)["items"]
     rows = [(item["type"], item["display_name"], item["state"]) for item in found]
@@ -93,9 +90,9 @@ def list_integrations(
 
 
 @app.command("show")
-def show_integration(integration: OrgAndType, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
+def show_integration(org: Org, type: Type, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Shows an integration and how it is doing. Of its credentials, only the last four characters."""
-    path = path_of(integration)
+    path = path_of(org, type)
 
     async def ask(host: HostClient) -> Any:
         return {**await host.get(path), "status": await host.get(f"{path}/status")}
@@ -105,36 +102,37 @@ def show_integration(integration: OrgAndType, url: Url = None, data_dir: DataDir
 
 @app.command("set-credentials")
 def set_credentials(
-    integration: OrgAndType,
-    credentials: CredentialsFile = Path("-"),
+    org: Org,
+    type: Type,
+    file: Annotated[Path, typer.Option("--file", help="JSON file; - reads standard input.")] = Path("-"),
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Replaces the credentials, from a file or from standard input; never from an argument."""
-    body = {"credentials": read_object(credentials, "credentials")}
+    body = {"credentials": _read_object(file, "credentials")}
 
     async def ask(host: HostClient) -> Any:
-        return await host.put(f"{path_of(integration)}/credentials", body)
+        return await host.put(f"{path_of(org, type)}/credentials", body)
 
     _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
 
 
 @app.command("enable")
-def enable(integration: OrgAndType, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
+def enable(org: Org, type: Type, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Switches an integration on; its connection must have been tested."""
-    _switch(integration, "enable", url, data_dir, json)
+    _switch(org, type, "enable", url, data_dir, json)
 
 
 @app.command("disable")
-def disable(integration: OrgAndType, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
+def disable(org: Org, type: Type, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Switches an integration off: no new run starts."""
-    _switch(integration, "disable", url, data_dir, json)
+    _switch(org, type, "disable", url, data_dir, json)
 
 
-def _switch(integration: str, what: str, url: str | None, data_dir: Path | None, json: bool) -> None:
+def _switch(org: str, type: str, what: str, url: str | None, data_dir: Path | None, json: bool) -> None:
     async def ask(host: HostClient) -> Any:
-        return await host.post(f"{path_of(integration)}/{what}")
+        return await host.post(f"{path_of(org, type)}/{what}")
 
     _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
 

@@ -10,7 +10,7 @@ import typer
 from samband.errors import InvalidError
 from samband.settings import HostSettings
 
-__all__ = ["DataDir", "Json", "OrgAndType", "Url", "data_dir_or_default", "two_names"]
+__all__ = ["DataDir", "Json", "Org", "Type", "Url", "data_dir_or_default", "two_names"]
 
 Json = Annotated[bool, typer.Option("--json", help="Write exactly one JSON document to standard output.")]
 DataDir = Annotated[
@@ -21,7 +21,8 @@ Url = Annotated[
     str | None,
     typer.Option("--url", help="Address of the host; SAMBAND_URL, or the host on the data directory, when not given."),
 ]
-OrgAndType = Annotated[str, typer.Argument(metavar="ORG/TYPE", help="The integration, for instance hlf/dynamics365.")]
+Org = Annotated[str, typer.Argument(help="The organisation's id.")]
+Type = Annotated[str, typer.Argument(help="The integration's type, for instance dynamics365.")]
 
 
 def data_dir_or_default(data_dir: Path | None) -> Path:

@@ -16,7 +16,7 @@ app = typer.Typer(help="Organisations: create, list.")
 @app.command("create")
 def create(
     id: Annotated[str, typer.Argument(help="Lower-case letters, digits and hyphens; part of every address.")],
-    name: Annotated[str, typer.Option("--name", help="For people; the id when not given.")] = "",
+    name: Annotated[str, typer.Argument(help="For people; the id when not given.")] = "",
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,

@@ -27,7 +27,7 @@ from samband.errors import (
     StoreError,
 )
 
-__all__ = ["ExitCode", "exit_code_of", "fail", "note", "show", "table"]
+__all__ = ["ExitCode", "counts_text", "error_document", "exit_code_of", "fail", "note", "show", "table"]
 
 
 class ExitCode(IntEnum):
@@ -70,6 +70,8 @@ _CODES: tuple[tuple[type[SambandError], ExitCode], ...] = (
 
 def exit_code_of(error: SambandError) -> ExitCode:
     """Gives the exit code of an error that ended a command."""
+    if error.code == "internal_error":
+        return ExitCode.INTERNAL
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
@@ -89,9 +91,9 @@ def note(line: str) -> None:
     sys.stderr.flush()
 
 
-def fail(error: SambandError, *, as_json: bool, code: ExitCode | None = None) -> ExitCode:
-    """Tells why a command ended, and gives its exit code: the error's own unless another is given."""
-    code = exit_code_of(error) if code is None else code
+def fail(error: SambandError, *, as_json: bool) -> ExitCode:
+    """Tells why a command ended, and gives its exit code."""
+    code = exit_code_of(error)
     if as_json:
         show({"ok": False, "exit_code": int(code), "error": error_document(error)}, (), as_json=True)
     else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from samband.cli.client import HostClient, ask_host
-from samband.cli.options import DataDir, Json, Url, data_dir_or_default, two_names
+from samband.cli.options import DataDir, Json, Org, Url, data_dir_or_default, two_names
 from samband.cli.output import counts_text, show, table
 
 __all__ = ["app", "run_lines"]
@@ -19,7 +20,7 @@ _OUTCOMES_SHOWN = 20
 
 @app.command("list")
 def list_runs(
-    org: Annotated[str, typer.Argument(help="The organisation's id.")],
+    org: Org,
     type: Annotated[str | None, typer.Option("--type", help="Only this integration.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="Only this state, for instance failed.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")] = 20,
@@ -30,7 +31,7 @@ def list_runs(
     """Lists an organisation's runs, newest first."""
 
     async def ask(host: HostClient) -> list[Any]:
-        return await host.items(f"/v1/organizations/{org}/runs", limit=limit, type=type, state=state)
+        return await host.items(f"/v1/organizations/{quote(org, safe='')}/runs", limit=limit, type=type, state=state)
 
     found = ask_host(url, data_dir_or_default(data_dir), ask)
     headings = ("Run", "Type", "State", "Records", "Started", "Seconds")
@@ -51,7 +52,7 @@ def show_run(
 ) -> None:
     """Shows one run and the first records in it that were skipped or failed."""
     org, run_id = two_names(run, "ORG/RUN")
-    path = f"/v1/organizations/{org}/runs/{run_id}"
+    path = f"/v1/organizations/{quote(org, safe='')}/runs/{quote(run_id, safe='')}"
 
     async def ask(host: HostClient) -> Any:
         found = await host.get(path)

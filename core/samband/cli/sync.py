@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from samband.cli.client import HostClient, ask_host
-from samband.cli.options import DataDir, Json, Url, data_dir_or_default
+from samband.cli.integrations import path_of
+from samband.cli.options import DataDir, Json, Org, Type, Url, data_dir_or_default
 from samband.cli.output import ExitCode, counts_text, note, show
 from samband.cli.runs import run_lines
 
@@ -16,8 +17,8 @@ __all__ = ["progress_lines", "sync"]
 
 
 def sync(
-    org: Annotated[str, typer.Argument(help="The organisation's id.")],
-    type: Annotated[str, typer.Argument(help="The integration's type, for instance dynamics365.")],
+    org: Org,
+    type: Type,
     full: Annotated[bool, typer.Option("--full", help="Read everything again instead of the changes.")] = False,
     stream: Annotated[list[str] | None, typer.Option("--stream", help="Only this one; may be given again.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; 1 when it did not all succeed.")] = False,
@@ -26,7 +27,7 @@ def sync(
     json: Json = False,
 ) -> None:
     """Starts a sync. While one is still going on, this is refused with 4 and names that run."""
-    path = f"/v1/organizations/{org}/integrations/{type}/runs"
+    path = f"{path_of(org, type)}/runs"
     body = {"full": full} | ({"streams": stream} if stream else {})
 
     async def ask(host: HostClient) -> Any:

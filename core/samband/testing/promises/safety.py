@@ -29,7 +29,7 @@ __all__ = ["Safety"]
 
 _SYNC = "samband.hookspecs.Hooks.sync"
 _MAX_CANCELS = 5
-_SETTLE_S = 3.0
+_SETTLE_S = 2.0
 _ARRIVAL_S = 15.0
 _GLANCE_S = 0.005
 _async = pytest.mark.asyncio(loop_scope="function")
