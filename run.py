@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> None:
     with _one_at_a_time():
         _prepare(level)
     if level == "run":
+        if not Path("plugins.toml").exists():  # started from somewhere else than the checkout
+            os.environ.setdefault("SAMBAND_PLUGINS_FILE", str(ROOT / "plugins.toml"))
         _become([str(PYTHON), "-m", "samband", *arguments])
     os.chdir(ROOT)
     if level == "test":
@@ -51,7 +53,8 @@ def main(arguments: list[str]) -> None:
 def _one_at_a_time():
     """Keeps two calls from filling the environment at once, by a lock on this very file."""
     with open(__file__, "rb") as handle:
-        with contextlib.suppress(ImportError):  # Windows has no fcntl; two first starts at once are a person's own doing
+        # Windows has no fcntl; there, two first starts at once are a person's own doing.
+        with contextlib.suppress(ImportError):
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -123,18 +123,18 @@ class Flow:
         except RetryableError as err:
             return await self._wait_or_give_up(lease, err)
         except AuthError as err:
-            await runs.fail(lease, error_view(err), connection=_connection_after(err))
+            await runs.fail(lease, ErrorView.of(err), connection=_connection_after(err))
         except SambandError as err:
-            await runs.fail(lease, error_view(err))
+            await runs.fail(lease, ErrorView.of(err))
         return "failed", None
 
     async def _wait_or_give_up(self, lease: Lease, err: RetryableError) -> tuple[str, float | None]:
         is_throttled = isinstance(err, RateLimitedError)
         if lease.attempt >= self._settings.max_attempts and not is_throttled:
-            await self._store.runs.give_up(lease, error_view(err))
+            await self._store.runs.give_up(lease, ErrorView.of(err))
             return "failed", None
         delay_s = run_delay_s(lease.attempt, err.retry_after_s, self._rng)
-        await self._store.runs.defer(lease, seconds=delay_s, error=error_view(err), counts=not is_throttled)
+        await self._store.runs.defer(lease, seconds=delay_s, error=ErrorView.of(err), counts=not is_throttled)
         return "waiting", delay_s
 
     # ── one sync ─────────────────────────────────────────────────────────────
@@ -278,13 +278,6 @@ class StreamReading:
         counts = await self._store.pages.commit(self._lease, position, commit)
         if self._observer is not None:
             self._observer.page_committed(plugin=self._lease.plugin, stream=self._plan.stream.name, counts=counts)
-
-
-def error_view(err: SambandError) -> ErrorView:
-    """Gives an error in the shape that is stored and shown."""
-    return ErrorView(
-        code=err.code, message=err.message, hint=err.hint, field=err.field, remote_message=err.remote_message
-    )
 
 
 def _connection_after(err: AuthError) -> str:

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import hmac
 import re
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import orjson
 import structlog
 
+from samband.access import Caller, Keys, Verb
 from samband.adapter import Adapter, Connection
 from samband.errors import AuthError, ConflictError, FieldProblem, InvalidError, NotFoundError, SambandError
+from samband.presenting import dead_letter_view, integration_view, organization_view, record_view, run_view
 from samband.registry import Registry
 from samband.store import Store
-from samband.store.models import ApiKey, DeadLetter, Integration, Record, Run
+from samband.store.models import Integration, Run
 from samband.views import (
     ChangesPage,
     ChangeView,
     CheckView,
-    Counts,
     DeadLetterView,
     ErrorView,
     FeedPage,
@@ -47,9 +45,6 @@ ORGANIZATION_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 MAX_NAME_LENGTH = 200
 CHECK_TIMEOUT_S = 10.0
 
-Verb = Literal["read", "operate", "configure", "admin"]
-ALL_VERBS: tuple[Verb, ...] = ("read", "operate", "configure", "admin")
-
 
 class Bell(Protocol):
     """The doorbell as the service sees it: a hint to a worker that may get lost without harm."""
@@ -59,25 +54,6 @@ class Bell(Protocol):
     async def depth(self) -> int | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who presented a valid API key.
-
-    Attributes:
-        key_id: The key's public part, for the log.
-        organizations: The organisations it reaches; None for all.
-        verbs: What it may do there.
-    """
-
-    key_id: str
-    name: str
-    organizations: frozenset[str] | None
-    verbs: frozenset[str]
-
-    def reaches(self, organization_id: str) -> bool:
-        return self.organizations is None or organization_id in self.organizations
-
-
 class Service:
     """Everything a caller can ask of samband."""
 
@@ -85,6 +61,7 @@ class Service:
         self._store = store
         self._registry = registry
         self._bell = bell
+        self._keys = Keys(store.catalog)
 
     # ── organisations and plugins ────────────────────────────────────────────
 
@@ -101,13 +78,13 @@ class Service:
         name = _name(name, "name", problems)
         if problems:
             raise InvalidError("The organisation cannot be added.", problems=problems)
-        return _organization_view(await self._store.catalog.add_organization(id, name))
+        return organization_view(await self._store.catalog.add_organization(id, name))
 
     async def list_organizations(self) -> list[OrganizationView]:
-        return [_organization_view(o) for o in await self._store.catalog.organizations()]
+        return [organization_view(o) for o in await self._store.catalog.organizations()]
 
     async def get_organization(self, org: str) -> OrganizationView:
-        return _organization_view(await self._store.catalog.organization(org))
+        return organization_view(await self._store.catalog.organization(org))
 
     def list_plugins(self) -> list[PluginView]:
         """Gives every plugin that is installed or wanted, with the reason where one did not load."""
@@ -138,7 +115,7 @@ class Service:
         await self._store.catalog.organization(org)
         integrations = await self._store.catalog.integrations(org)
         hints = await self._store.catalog.credential_hints([i.id for i in integrations])
-        return [_integration_view(i, hints.get(i.id, {})) for i in integrations]
+        return [integration_view(i, hints.get(i.id, {})) for i in integrations]
 
     async def get_integration(self, org: str, type: str) -> IntegrationView:
         return await self._integration_view(await self._integration(org, type))
@@ -194,7 +171,7 @@ class Service:
         latency_ms = int((dt.datetime.now(dt.UTC) - loop_time).total_seconds() * 1000)
         view = CheckView(
             ok=error is None and not missing, checked_at=loop_time, latency_ms=latency_ms, summary=summary, facts=facts,
-            missing=missing, unneeded=unneeded, error=None if error is None else _error_view(error),
+            missing=missing, unneeded=unneeded, error=None if error is None else ErrorView.of(error),
         )  # fmt: skip
         await self._note_check(integration, view, error)
         return view
@@ -265,8 +242,8 @@ class Service:
         streams = await self._store.feeds.streams(integration.id)
         letters = await self._store.feeds.dead_letters(org, open_only=True)
         return StatusView(
-            organization=org, type=type, integration=integration.id, state=integration.state,  # type: ignore[arg-type]
-            connection=integration.connection,  # type: ignore[arg-type]
+            organization=org, type=type, integration=integration.id, state=integration.state,
+            connection=integration.connection,
             live_run=None if live is None else await self._run_view(live),
             last_run=None if last is None else await self._run_view(last),
             last_attempt_at=None if last is None else last.started_at or last.created_at,
@@ -311,7 +288,7 @@ class Service:
         rows, has_more = await self._store.feeds.outcomes(run, outcome=outcome, after=after, limit=limit)
         items = [
             OutcomeView(
-                position=r.position, stream=r.stream, key=r.key, outcome=r.outcome, record_id=r.record_id,  # type: ignore[arg-type]
+                position=r.position, stream=r.stream, key=r.key, outcome=r.outcome, record_id=r.record_id,
                 version=r.version, code=r.code, field=r.field, message=r.message,
             )
             for r in rows
@@ -326,14 +303,14 @@ class Service:
         self._demand_kind(kind)
         rows = await self._store.feeds.records(org, kind, after=after, limit=limit + 1, include_deleted=include_deleted)
         bindings = await self._store.feeds.bindings(org, [r.id for r in rows[:limit]])
-        items = [_record_view(r, bindings.get(r.id, [])) for r in rows[:limit]]
+        items = [record_view(r, bindings.get(r.id, [])) for r in rows[:limit]]
         return FeedPage(items=items, next=str(items[-1].id) if len(rows) > limit else None)
 
     async def get_record(self, org: str, kind: str, record_id: int) -> RecordView:
         await self._store.catalog.organization(org)
         self._demand_kind(kind)
         row = await self._store.feeds.record(org, kind, record_id)
-        return _record_view(row, (await self._store.feeds.bindings(org, [row.id])).get(row.id, []))
+        return record_view(row, (await self._store.feeds.bindings(org, [row.id])).get(row.id, []))
 
     async def list_changes(self, org: str, *, after: int = 0, limit: int = 500, kind: str | None = None) -> ChangesPage:
         """Gives what changed after a sequence number, in order. An empty page means: ask again with the same number."""
@@ -350,46 +327,27 @@ class Service:
 
     async def list_dead_letters(self, org: str, *, open_only: bool = True) -> list[DeadLetterView]:
         await self._store.catalog.organization(org)
-        return [_dead_letter_view(d, p) for d, p in await self._store.feeds.dead_letters(org, open_only=open_only)]
+        return [dead_letter_view(d, p) for d, p in await self._store.feeds.dead_letters(org, open_only=open_only)]
 
     async def acknowledge_dead_letter(self, org: str, id: int, by: str) -> DeadLetterView:
         """Closes a dead letter: somebody has seen to it."""
         await self._store.feeds.acknowledge(org, id, by)
         letters = await self._store.feeds.dead_letters(org, open_only=False)
-        return next(_dead_letter_view(d, p) for d, p in letters if d.id == id)
+        return next(dead_letter_view(d, p) for d, p in letters if d.id == id)
 
     # ── access and health ────────────────────────────────────────────────────
 
     async def authenticate_key(self, presented: str) -> Caller | None:
         """Tells who holds this key; None for anything that is not a valid one."""
-        prefix, _, rest = presented.partition("_")
-        key_id, _, secret = rest.partition("_")
-        if prefix != "smb" or not key_id or not secret or len(presented) > 200 or not presented.isascii():
-            return None
-        key = await self._store.catalog.key(key_id)
-        if key is None or key.revoked_at is not None:
-            return None
-        if not hmac.compare_digest(key.secret_hash, hashlib.sha256(secret.encode()).hexdigest()):
-            return None
-        organizations = None if key.organizations is None else frozenset(key.organizations)
-        return Caller(key_id=key.id, name=key.name, organizations=organizations, verbs=frozenset(key.verbs))
+        return await self._keys.holder_of(presented)
 
     async def ensure_admin_key(self) -> str | None:
         """Makes the first key and gives it in clear, this once; None when there are keys already."""
-        if await self._store.catalog.has_keys():
-            return None
-        return await self.create_key("admin", verbs=ALL_VERBS, organizations=None)
+        return await self._keys.first()
 
     async def create_key(self, name: str, *, verbs: Sequence[Verb], organizations: Sequence[str] | None) -> str:
         """Makes an API key and gives it in clear; only its hash is kept."""
-        key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-        row = ApiKey(
-            id=key_id, name=name, secret_hash=hashlib.sha256(secret.encode()).hexdigest(), last_four=secret[-4:],
-            verbs=list(verbs), organizations=None if organizations is None else list(organizations),
-            created_at=dt.datetime.now(dt.UTC),
-        )  # fmt: skip
-        await self._store.catalog.add_key(row)
-        return f"smb_{key_id}_{secret}"
+        return await self._keys.create(name, verbs=verbs, organizations=organizations)
 
     async def readiness(self) -> dict[str, str]:
         """Gives, per part, ``ok`` or a sentence that says what is wrong."""
@@ -494,12 +452,12 @@ class Service:
 
     async def _integration_view(self, integration: Integration) -> IntegrationView:
         hints = await self._store.catalog.credential_hints([integration.id])
-        return _integration_view(integration, hints.get(integration.id, {}))
+        return integration_view(integration, hints.get(integration.id, {}))
 
     async def _run_view(self, run: Run) -> RunView:
         cursors = await self._store.feeds.cursors_present(run.integration_id)
         present = bool(run.streams) and all(cursors.get(name, False) for name in run.streams)
-        return _run_view(run, cursor_present=present)
+        return run_view(run, cursor_present=present)
 
 
 def _demand_enabled(integration: Integration) -> None:
@@ -553,55 +511,3 @@ def _check_idempotency_key(key: str) -> None:
 def _fingerprint(streams: Sequence[str] | None, full: bool) -> str:
     told = orjson.dumps([None if streams is None else sorted(streams), full])
     return hashlib.sha256(told).hexdigest()
-
-
-def _error_view(err: SambandError) -> ErrorView:
-    return ErrorView(
-        code=err.code, message=err.message, hint=err.hint, field=err.field, remote_message=err.remote_message
-    )
-
-
-def _organization_view(row: Any) -> OrganizationView:
-    return OrganizationView(id=row.id, name=row.name, created_at=row.created_at)
-
-
-def _integration_view(row: Integration, hints: Mapping[str, str]) -> IntegrationView:
-    return IntegrationView(
-        id=row.id, organization=row.organization_id, type=row.plugin, display_name=row.display_name, state=row.state,  # type: ignore[arg-type]
-        settings=row.settings, credentials=dict(hints),
-        last_check=None if row.last_check is None else CheckView.model_validate(row.last_check),
-        created_at=row.created_at, updated_at=row.updated_at, revision=row.revision,
-    )  # fmt: skip
-
-
-def _run_view(run: Run, *, cursor_present: bool) -> RunView:
-    duration_s = None
-    if run.started_at is not None and run.finished_at is not None:
-        duration_s = round((run.finished_at - run.started_at).total_seconds(), 3)
-    return RunView(
-        id=run.id, organization=run.organization_id, integration=run.integration_id, type=run.plugin,
-        operation="sync", streams=list(run.streams), reason=run.reason, full=run.full, state=run.state,  # type: ignore[arg-type]
-        counts=Counts(
-            created=run.created, updated=run.updated, unchanged=run.unchanged, deleted=run.deleted,
-            skipped=run.skipped, failed=run.failed,
-        ),
-        pages=run.pages, expected_total=run.expected_total, cursor_present=cursor_present, attempt=run.attempt,
-        error=None if run.error is None else ErrorView.model_validate(run.error), notes=list(run.notes),
-        plugin_version=run.plugin_version, requested_by=run.requested_by, created_at=run.created_at,
-        available_at=run.available_at, started_at=run.started_at, finished_at=run.finished_at, duration_s=duration_s,
-    )  # fmt: skip
-
-
-def _record_view(row: Record, bindings: list[dict[str, str]]) -> RecordView:
-    return RecordView(
-        id=row.id, kind=row.kind, version=row.version, deleted=row.deleted, values=row.body, updated_at=row.updated_at,
-        bindings=bindings,
-    )  # fmt: skip
-
-
-def _dead_letter_view(row: DeadLetter, plugin: str) -> DeadLetterView:
-    return DeadLetterView(
-        id=row.id or 0, organization=row.organization_id, type=plugin, run=row.run_id, reason=row.reason,
-        message=row.message, occurrences=row.occurrences, created_at=row.created_at, updated_at=row.updated_at,
-        acknowledged_at=row.acknowledged_at, acknowledged_by=row.acknowledged_by,
-    )  # fmt: skip

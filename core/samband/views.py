@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from samband.errors import SambandError
+
 __all__ = [
     "ChangeView",
     "ChangesPage",
@@ -48,6 +50,14 @@ class ErrorView(View):
     hint: str = ""
     field: str | None = None
     remote_message: str = ""
+
+    @classmethod
+    def of(cls, error: SambandError) -> ErrorView:
+        """Gives an error in the shape that is stored and shown."""
+        return cls(
+            code=error.code, message=error.message, hint=error.hint, field=error.field,
+            remote_message=error.remote_message,
+        )  # fmt: skip
 
 
 class Counts(View):

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from samband.errors import ConflictError
 from samband.embedded import EmbeddedServer
+from samband.errors import ConflictError
 from samband.installed import discover
 from samband.queue import Doorbell
 from samband.redaction import Redactor
@@ -82,10 +82,11 @@ class Hosts:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "samband", "worker"],
-            env={**self.environment, **environment}, stdout=subprocess.DEVNULL, stderr=self.log.open("ab"),
-        )  # fmt: skip
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "samband", "worker"],
+                env={**self.environment, **environment}, stdout=subprocess.DEVNULL, stderr=log,
+            )  # fmt: skip
         self.processes.append(process)
         return process
 
@@ -172,8 +173,13 @@ async def hosts(database_url: str, queue_server: EmbeddedServer, tmp_path: Path)
     await store.migrate()
     bell = Doorbell(queue_server.url)
     running = Hosts(
-        database_url, queue_server.url, store, Service(store=store, registry=registry, bell=bell), registry,
-        environment, tmp_path / "workers.log",
+        database_url,
+        queue_server.url,
+        store,
+        Service(store=store, registry=registry, bell=bell),
+        registry,
+        environment,
+        tmp_path / "workers.log",
     )
     try:
         yield running

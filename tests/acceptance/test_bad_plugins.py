@@ -108,7 +108,10 @@ def test_host_lists_bad_plugins_with_their_reasons_and_serves_the_good_one(api: 
     assert "failed" == plugins["misspelt"]["state"]
     assert "synk" in plugins["misspelt"]["reason"] + plugins["misspelt"]["detail"]
 
-    bad = {name: api.connect(f"org-{name.replace('_', '-')}", name, {}, {}) for name in ("blocks", "spins", "garbage", "ends_early")}  # fmt: skip
+    bad = {
+        name: api.connect(f"org-{name.replace('_', '-')}", name, {}, {})
+        for name in ("blocks", "spins", "garbage", "ends_early")
+    }
     good = api.connect("hlf", "dynamics365", simulator.line["settings"], simulator.line["credentials"])
     done = api.ended(good)
     assert "succeeded" == done["state"], done

@@ -49,4 +49,4 @@ async def pull(url: str, path: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(pull(sys.argv[1], sys.argv[2]))))  # noqa: T201
+    print(json.dumps(asyncio.run(pull(sys.argv[1], sys.argv[2]))))

@@ -14,6 +14,7 @@ import sys
 import time
 
 import structlog
+
 from samband.flow import Flow, FlowSettings
 from samband.installed import discover
 from samband.redaction import Redactor
@@ -76,4 +77,4 @@ async def pull(url: str, database_url: str, mode: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(pull(*sys.argv[1:4]))))  # noqa: T201
+    print(json.dumps(asyncio.run(pull(*sys.argv[1:4]))))

@@ -92,7 +92,7 @@ async def main() -> None:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    print(json.dumps({"url": f"http://{host}:{port}", "pages": len(pages), "bytes": sum(map(len, pages))}), flush=True)  # noqa: T201
+    print(json.dumps({"url": f"http://{host}:{port}", "pages": len(pages), "bytes": sum(map(len, pages))}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await runner.cleanup()
 

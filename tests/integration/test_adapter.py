@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
+
 from samband.adapter import Adapter, AdapterOptions, Connection
 from samband.contract import Page
 from samband.errors import (
@@ -29,7 +31,6 @@ from samband.errors import (
     UnavailableError,
 )
 from samband.registry import Registry
-from structlog.testing import capture_logs
 
 HANG = 30
 SECRET = "s3cret-of-the-client"

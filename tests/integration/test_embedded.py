@@ -16,11 +16,12 @@ from typing import Any
 import orjson
 import pytest
 import structlog
+from structlog.testing import LogCapture
+
 from samband.datadir import DataDirLock
 from samband.embedded import EmbeddedServer, find_server
 from samband.errors import ConfigurationError
 from samband.queue import Doorbell
-from structlog.testing import LogCapture
 
 HOST_WITH_SERVER = """
 import asyncio, sys
@@ -69,7 +70,7 @@ async def server(tmp_path: Path, captured: LogCapture) -> AsyncIterator[Embedded
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is another process
+        while not condition():
             await asyncio.sleep(0.01)
 
 

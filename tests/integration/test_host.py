@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from samband.addressfile import read_address
 from samband.cli.client import HostClient
 from samband.embedded import EmbeddedServer

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
+
 from samband.contract import Limits, Token
 from samband.egress import EgressPolicy
 from samband.errors import (

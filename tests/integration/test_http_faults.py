@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from samband.contract import Limits
 from samband.egress import EgressPolicy
 from samband.errors import ConfigurationError, OutcomeUnknownError, RemoteError, UnavailableError

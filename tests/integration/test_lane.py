@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 import pytest
+
 from samband.errors import ContractError, PluginError, RejectedError, UnavailableError
 from samband.lane import Lane
 
@@ -55,7 +56,7 @@ async def collect(items: AsyncIterator[int], into: list[int]) -> None:
 
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(HANG):
-        while not is_so():  # noqa: ASYNC110 -- what is waited for happens in another thread
+        while not is_so():
             await asyncio.sleep(0.001)
 
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from pydantic import SecretStr
+
 from samband import client_credentials_token
 from samband.contract import Context, Limits, Token
 from samband.egress import EgressPolicy

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+
 from samband import Page, Record, Stream
 from samband.errors import AlreadyRunningError, StaleLeaseError
 from samband.kinds import MEMBER, MEMBERSHIP

@@ -16,10 +16,11 @@ import orjson
 import pytest
 import structlog
 from arq.connections import ArqRedis
+from structlog.testing import LogCapture
+
 from samband.embedded import EmbeddedServer
 from samband.queue import QUEUE_NAME, Doorbell, open_redis, wake_key
 from samband.worker import RunWorker
-from structlog.testing import LogCapture
 
 
 class Runs:
@@ -76,7 +77,7 @@ async def nothing_due(limit: int) -> Sequence[str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is partly another process
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from samband.errors import StaleLeaseError
 from samband.store import Lease, Store
 from samband.store.models import Run

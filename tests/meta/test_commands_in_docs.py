@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from samband.cli import app
 from typer.exceptions import TyperException
+
+from samband.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
@@ -42,7 +43,9 @@ def problem(words: list[str]) -> str | None:
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
         if not words or words[0] not in command.commands:
-            return None if words and words[0].startswith("--") else f"there is no command {' '.join(words)}".rstrip()
+            return (
+                None if words and words[0].startswith("--") else f"there is no command {' '.join(words[:1])}".rstrip()
+            )
         command = command.commands[words.pop(0)]
     try:
         command.make_context("samband", words)
@@ -53,7 +56,9 @@ def problem(words: list[str]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.exists()], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_commands_of_the_page_exist(page: Path) -> None:
     wrong = {" ".join(words): problem(words) for words in commands(page)}
     assert {line: reason for line, reason in wrong.items() if reason} == {}

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_OURS = {".git", ".venv", "__pycache__", "samband-data", "dist", "build", "node_modules", "uv.lock"}
+NOT_OURS = {"__pycache__", "samband-data", "dist", "build", "node_modules", "uv.lock"}
+OUR_DOTS = {".ci", ".github", ".gitignore", ".importlinter"}
 FORBIDDEN = {
-    "the address of a package registry": re.compile(rb"(?:files\.python" rb"hosted|pypi\.py" rb"thon)\.org|/simp" rb"le/"),
+    "the address of a package registry": re.compile(
+        rb"(?:files\.python" rb"hosted|pypi\.py" rb"thon)\.org|/simp" rb"le/"
+    ),
     "somebody's home directory": re.compile(rb"(?<![\w.])/(?:ro" rb"ot|home/[a-z]+|Use" rb"rs/[A-Za-z]+)/"),
     "a checkout's place on one machine": re.compile(rb"(?<![\w./])/wo" rb"rk/"),
     "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE K" rb"EY-----\s+[A-Za-z0-9+/]{60}"),
@@ -28,7 +31,9 @@ def files() -> Iterator[Path]:
     names = listed.stdout.decode().split("\0") if listed.returncode == 0 else []
     paths = [ROOT / name for name in names if name] or list(ROOT.rglob("*"))
     for path in paths:
-        if path.is_file() and NOT_OURS.isdisjoint(path.relative_to(ROOT).parts):
+        parts = set(path.relative_to(ROOT).parts)
+        hidden = {part for part in parts if part.startswith(".")} - OUR_DOTS
+        if path.is_file() and not hidden and NOT_OURS.isdisjoint(parts):
             yield path
 
 

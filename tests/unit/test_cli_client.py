@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+
 from samband import errors
 from samband.cli.client import HostClient
 

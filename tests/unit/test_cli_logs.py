@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+
 from samband.logs import configure_logging
 from samband.redaction import Redactor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from samband import errors
 from samband.cli.output import ExitCode, counts_text, exit_code_of, fail, show, table
 from samband.views import OrganizationView

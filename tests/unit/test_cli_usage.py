@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from samband.cli import app, run
 
 EVERY_COMMAND = [

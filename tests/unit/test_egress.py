@@ -6,6 +6,7 @@ from ipaddress import ip_address
 import pytest
 from aiohttp import ClientSession
 from aiohttp.abc import AbstractResolver, ResolveResult
+
 from samband.egress import EgressPolicy, GuardedConnector, GuardedResolver, address_problem
 from samband.errors import ConfigurationError, RemoteError
 

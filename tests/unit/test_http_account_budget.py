@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
+
 from samband.account_budget import AccountBudget, Patience
 from samband.contract import Limits
 from samband.errors import RateLimitedError, UnavailableError

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from samband.errors import RemoteError
 from samband.http_answer import Answer
 from samband.redaction import Redactor

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from yarl import URL
+
 from samband.contract import Token
 from samband.errors import ContractError
 from samband.outgoing_request import OutgoingRequest, shown_path
-from yarl import URL
 
 
 def build(**changes: Any) -> OutgoingRequest:

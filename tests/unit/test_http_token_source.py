@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+
 from samband.contract import Token
 from samband.errors import AuthError, RemoteError, UnavailableError
 from samband.oauth import TokenSource

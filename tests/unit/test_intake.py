@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from samband import Page, Record, Stream
 from samband.errors import RejectedError
 from samband.kinds import MEMBER

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import TypeAdapter
+
 from samband.api import create_app
 from samband.api.endpoints import Endpoint
 from samband.api.openapi import openapi_document, problem_codes

@@ -13,9 +13,10 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import LogCapture
+
 from samband.errors import ConfigurationError
 from samband.queue import Doorbell, Line, Slots, decode_job, encode_job
-from structlog.testing import LogCapture
 
 OURS: dict[str, Any] = {"t": None, "f": "run", "a": ["run-1"], "k": {}, "et": 1_790_000_000_000}
 

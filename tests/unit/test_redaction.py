@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+
 from samband.redaction import MASK, MAX_TEXT, Redactor
 
 SECRET = 's3cr~t+/%&"<æ\\ø'

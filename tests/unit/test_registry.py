@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
+
 from samband.contract import Event
 from samband.distributions import files_sha256
 from samband.errors import NotFoundError, PluginError
 from samband.registry import Registry
 from samband.settings import AllowedPlugin, PluginsFile
 from samband.views import PluginView
-from structlog.testing import capture_logs
 
 HANG = 30
 GOOD = """

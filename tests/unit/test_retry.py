@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from samband.rules.retry import MAX_WAIT_S, run_delay_s
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from samband.errors import ConfigurationError
 from samband.settings import AllowedPlugin, HostSettings, load_plugins_file, load_settings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
 from samband.testing import Touched, start_simulator
 
 SIMULATOR = """

@@ -6,6 +6,7 @@ import sys
 from datetime import timedelta
 
 import pytest
+
 import samband.testing
 from samband.errors import ConfigurationError
 from samband.testing import FakeClock, FakeLog, ProgressRecorder, fake_context

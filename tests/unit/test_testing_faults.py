@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+
 from samband.testing import FaultProxy, faults, serve
 from samband.testing.rewriting import Rewriter
 

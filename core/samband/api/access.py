@@ -16,7 +16,8 @@ from samband.api.problems import organization_not_found
 from samband.errors import AccessError
 
 if TYPE_CHECKING:
-    from samband.service import Caller, Service, Verb
+    from samband.access import Caller, Verb
+    from samband.service import Service
 
 __all__ = ["admit", "require_everywhere"]
 

@@ -23,7 +23,8 @@ from samband.errors import FieldProblem, InvalidError
 from samband.kinds import field_problems
 
 if TYPE_CHECKING:
-    from samband.service import Caller, Service, Verb
+    from samband.access import Caller, Verb
+    from samband.service import Service
 
 __all__ = ["Call", "Endpoint", "Endpoints"]
 

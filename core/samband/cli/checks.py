@@ -27,9 +27,7 @@ def check(
 
     async def ask(host: HostClient) -> list[dict[str, Any]]:
         wanted = [given] if given else await _every(host)
-        return [
-            {"integration": "/".join(names)} | await host.post(f"{path_of(*names)}/test") for names in wanted
-        ]
+        return [{"integration": "/".join(names)} | await host.post(f"{path_of(*names)}/test") for names in wanted]
 
     checks = ask_host(url, data_dir_or_default(data_dir), ask)
     is_ok = all(found["ok"] for found in checks)

@@ -33,8 +33,9 @@ def demo(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Keep the data here; a temporary directory when not given.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="End when all is checked: 0 when everything came out right.")]
-    = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all is checked: 0 when everything came out right.")
+    ] = False,
     json: Json = False,
     members: Annotated[int, typer.Option("--members", min=1, max=1_000_000, help="Members to read.")] = 5_000,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the API; 0 takes a free one.")] = 0,

@@ -131,7 +131,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str
     """Gives rows as aligned text under their headings, two spaces between columns and nothing drawn."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(headings), *cells]) for i in range(len(headings))]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [list(headings), *cells]]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [list(headings), *cells]
+    ]
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

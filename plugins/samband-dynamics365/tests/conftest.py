@@ -9,8 +9,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from samband import RemoteError
 from yarl import URL
+
+from samband import RemoteError
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import ValidationError
+
 from samband import AuthError, Context, CursorExpiredError, Page, Record, RejectedError, RemoteError, Token
 from samband.egress import EgressPolicy
 from samband.http import Outbound

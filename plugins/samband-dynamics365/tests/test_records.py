@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from samband import RejectedError, RemoteError
 from samband.kinds import BUILTIN_KINDS, Kind
 from samband_dynamics365 import records

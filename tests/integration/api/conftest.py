@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
-import samband
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
+
+import samband
 from samband.api import create_app
 from samband.api.openapi import openapi_document
 from samband.api.routes import ENDPOINTS

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 from samband import errors
 from samband.logs import configure_logging
 
@@ -81,6 +82,7 @@ async def test_every_branch_of_the_error_tree_has_its_status(
     service: Any, error: Exception, status: int, code: str
 ) -> None:
     from aiohttp.test_utils import TestClient, TestServer
+
     from samband.api import create_app
 
     service.defects["enable_integration"] = error

@@ -14,7 +14,6 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from samband import AuthError, CursorExpiredError, HttpResponse, HttpSession, RemoteError
-
 from samband_dynamics365.refusals import NO_ROLE, explain_refusal
 from samband_dynamics365.settings import DynamicsSettings, Table
 

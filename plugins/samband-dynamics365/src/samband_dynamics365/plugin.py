@@ -18,7 +18,6 @@ from samband import (
     client_credentials_token,
     hookimpl,
 )
-
 from samband_dynamics365.client import Answer, Dataverse, Definition, LoopGuard, Position
 from samband_dynamics365.records import contact_to_member, row_to_membership, split_rows, user_to_member
 from samband_dynamics365.refusals import NO_ROLE, explain_sign_in

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from samband import Record, RejectedError, RemoteError
-
 from samband_dynamics365.settings import DynamicsSettings, Source, Table
 
 Row = Mapping[str, Any]

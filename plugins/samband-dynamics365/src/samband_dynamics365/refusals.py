@@ -21,7 +21,6 @@ from samband import (
     UnavailableError,
     errors,
 )
-
 from samband_dynamics365.settings import Table
 
 _MAX_WORDS = 300

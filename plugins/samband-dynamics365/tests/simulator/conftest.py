@@ -10,8 +10,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from samband_dynamics365.simulator import SeedPlan, Simulator, SimulatorAddress
 from yarl import URL
+
+from samband_dynamics365.simulator import SeedPlan, Simulator, SimulatorAddress
 
 DATA = Path(__file__).parent / "data"
 

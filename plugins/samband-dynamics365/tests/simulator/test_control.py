@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import samband_dynamics365.simulator as simulator
 from samband_dynamics365.simulator import SeedPlan, SimulatorState
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from samband_dynamics365.simulator import SeedPlan, Simulator, SimulatorAddress
 
 dataverse = pytest.importorskip("PowerPlatform.Dataverse.client")
