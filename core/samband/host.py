@@ -201,7 +201,7 @@ class Host:
     async def _queue_url(self) -> str:
         if self.settings.redis_url is not None:
             return self.settings.redis_url
-        server = EmbeddedServer(self.settings.data_dir / _QUEUE_DIR)
+        server = EmbeddedServer(self.settings.data_dir / _QUEUE_DIR, program=self.settings.redis_server)
         url = await server.start()
         self._parts.push_async_callback(server.stop)
         self._run(server.supervise(), "queue server")

@@ -46,6 +46,7 @@ class HostSettings(BaseSettings):
         data_dir: Where the host keeps what it must not lose: the SQLite file, its keys, the embedded queue.
         database_url: Already in SQLAlchemy's form; None for the SQLite file in ``data_dir`` (see `database`).
         redis_url: None starts the bundled server.
+        redis_server: The program of the bundled server; None for the one that was installed with samband.
         host: Address the API listens on.
         port: Port the API listens on; 0 takes a free one.
         plugins_file: The allow-list; None for ``./plugins.toml`` (see `plugins_path`).
@@ -79,6 +80,7 @@ class HostSettings(BaseSettings):
     # URLs may carry a password, so they are left out of the repr.
     database_url: str | None = Field(default=None, repr=False)
     redis_url: str | None = Field(default=None, repr=False)
+    redis_server: Path | None = None
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8620, ge=0, le=65535)
     plugins_file: Path | None = None
