@@ -16,7 +16,8 @@ from typing import Protocol
 
 import structlog
 
-from samband.adapter import Adapter, Connection
+from samband.adapters.adapter import Adapter, Connection
+from samband.adapters.registry import Registry
 from samband.contract import Page, Stream
 from samband.errors import (
     AuthError,
@@ -29,7 +30,6 @@ from samband.errors import (
     SambandError,
     StaleLeaseError,
 )
-from samband.registry import Registry
 from samband.rules.digest import intake_digest
 from samband.rules.intake import Converted, Intake, StreamPlan, convert_page, page_keys, take_in
 from samband.rules.retry import run_delay_s

@@ -16,10 +16,10 @@ import orjson
 import structlog
 
 from samband.access import Caller, Keys, Verb
-from samband.adapter import Adapter, Connection
+from samband.adapters.adapter import Adapter, Connection
+from samband.adapters.registry import Registry
 from samband.errors import AuthError, ConflictError, FieldProblem, InvalidError, NotFoundError, SambandError
 from samband.presenting import dead_letter_view, integration_view, organization_view, record_view, run_view
-from samband.registry import Registry
 from samband.store import Store
 from samband.store.models import Integration, Run
 from samband.views import (

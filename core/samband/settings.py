@@ -59,7 +59,7 @@ class HostSettings(BaseSettings):
         hook_timeout_s: The longest wait for one page or one answer of a plugin.
         load_timeout_s: The longest wait for the import of one plugin.
         allow_private_hosts: What adapters may talk to inside the operator's own network, also without TLS: host names,
-            addresses, networks or ``host:port`` (see `samband.egress.EgressPolicy`). In the environment separated by
+            addresses, networks or ``host:port`` (see `samband.http.egress.EgressPolicy`). In the environment separated by
             commas.
         log_level: The least severe level that is written.
         log_format: ``console`` for people, ``json`` for machines.
@@ -243,7 +243,7 @@ class AllowedPlugin:
         name: The integration type, the same as the plugin's entry point.
         distribution: The installable package it comes from; no other may offer that name.
         version: The exact version, or ``*`` for whichever is installed.
-        record_sha256: Digest over all files of the distribution (see `samband.registry.files_sha256`), or None.
+        record_sha256: Digest over all files of the distribution (see `samband.adapters.registry.files_sha256`), or None.
         limits: Overrides of the manifest's `samband.Limits`, by field name.
         allow_private_hosts: What this plugin may talk to inside the operator's own network, besides the host's list.
     """

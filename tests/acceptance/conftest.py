@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from samband.embedded import EmbeddedServer
+from samband.adapters.registry import Registry
 from samband.errors import ConflictError
-from samband.installed import discover
+from samband.hosting.embedded import EmbeddedServer
+from samband.hosting.installed import discover
 from samband.queue import Doorbell
 from samband.redaction import Redactor
-from samband.registry import Registry
 from samband.service import Service
 from samband.settings import load_settings
 from samband.store import Store, Vault

@@ -9,7 +9,7 @@ import signal
 import pytest
 import redis.asyncio as redis
 
-from samband.embedded import EmbeddedServer
+from samband.hosting.embedded import EmbeddedServer
 
 from .conftest import Hosts, Simulator, simulator_process, until
 

@@ -16,7 +16,7 @@ import time
 import structlog
 
 from samband.flow import Flow, FlowSettings
-from samband.installed import discover
+from samband.hosting.installed import discover
 from samband.redaction import Redactor
 from samband.service import Service
 from samband.settings import load_settings

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from samband.embedded import EmbeddedServer
+from samband.hosting.embedded import EmbeddedServer
 from samband.queue import Doorbell
 from samband.worker import RunWorker
 

@@ -17,7 +17,8 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from samband.adapter import Adapter, AdapterOptions, Connection
+from samband.adapters.adapter import Adapter, AdapterOptions, Connection
+from samband.adapters.registry import Registry
 from samband.contract import Page
 from samband.errors import (
     AdapterError,
@@ -30,7 +31,6 @@ from samband.errors import (
     RemoteError,
     UnavailableError,
 )
-from samband.registry import Registry
 
 HANG = 30
 SECRET = "s3cret-of-the-client"

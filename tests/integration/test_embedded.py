@@ -18,15 +18,15 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from samband.datadir import DataDirLock
-from samband.embedded import EmbeddedServer, find_server
 from samband.errors import ConfigurationError
+from samband.hosting.datadir import DataDirLock
+from samband.hosting.embedded import EmbeddedServer, find_server
 from samband.queue import Doorbell
 
 HOST_WITH_SERVER = """
 import asyncio, sys
 from pathlib import Path
-from samband.embedded import EmbeddedServer
+from samband.hosting.embedded import EmbeddedServer
 
 async def main():
     server = EmbeddedServer(Path(sys.argv[1]))
@@ -40,7 +40,7 @@ asyncio.run(main())
 HOST_WITH_LOCK = """
 import os, subprocess, sys, time
 from pathlib import Path
-from samband.datadir import DataDirLock
+from samband.hosting.datadir import DataDirLock
 
 lock = DataDirLock(Path(sys.argv[1]))
 lock.acquire()
@@ -274,7 +274,7 @@ def test_an_explicit_server_that_is_no_program_is_refused(tmp_path: Path) -> Non
 
 def test_without_any_server_the_three_ways_out_are_named() -> None:
     script = (
-        "from samband.embedded import find_server\nfrom samband.errors import ConfigurationError\n"
+        "from samband.hosting.embedded import find_server\nfrom samband.errors import ConfigurationError\n"
         "import sys\nsys.path.clear()\n"
         "try: find_server()\nexcept ConfigurationError as error: print(error.code, error.hint)\n"
     )

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from samband.addressfile import read_address
 from samband.cli.client import HostClient
-from samband.embedded import EmbeddedServer
 from samband.errors import AccessError, ConfigurationError, NotReadyError
-from samband.host import Host, migrate
+from samband.hosting.addressfile import read_address
+from samband.hosting.embedded import EmbeddedServer
+from samband.hosting.host import Host, migrate
 from samband.settings import HostSettings
 
 PATIENCE_S = 60.0

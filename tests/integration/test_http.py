@@ -17,7 +17,6 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
 from samband.contract import Limits, Token
-from samband.egress import EgressPolicy
 from samband.errors import (
     AuthError,
     ContractError,
@@ -27,6 +26,7 @@ from samband.errors import (
     UnavailableError,
 )
 from samband.http import AuthorisedSession, Outbound
+from samband.http.egress import EgressPolicy
 from samband.redaction import Redactor
 
 FAST = Limits(requests_per_s=10_000, concurrency=50, timeout_s=5, max_body_bytes=1_000_000)

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from samband.contract import Limits
-from samband.egress import EgressPolicy
 from samband.errors import ConfigurationError, OutcomeUnknownError, RemoteError, UnavailableError
 from samband.http import AuthorisedSession, Outbound
+from samband.http.egress import EgressPolicy
 from samband.redaction import Redactor
 
 LIMIT = 1_000_000

@@ -13,8 +13,8 @@ from contextlib import aclosing
 
 import pytest
 
+from samband.adapters.lane import Lane
 from samband.errors import ContractError, PluginError, RejectedError, UnavailableError
-from samband.lane import Lane
 
 HANG = 30  # no test waits this long; it bounds a test that would hang
 

@@ -21,7 +21,6 @@ from pydantic import SecretStr
 
 from samband import client_credentials_token
 from samband.contract import Context, Limits, Token
-from samband.egress import EgressPolicy
 from samband.errors import (
     AuthError,
     ContractError,
@@ -31,6 +30,7 @@ from samband.errors import (
     UnavailableError,
 )
 from samband.http import Outbound
+from samband.http.egress import EgressPolicy
 from samband.oauth import MAX_TOKEN_ANSWER_BYTES, TokenSource
 from samband.redaction import Redactor
 

@@ -18,7 +18,7 @@ import structlog
 from arq.connections import ArqRedis
 from structlog.testing import LogCapture
 
-from samband.embedded import EmbeddedServer
+from samband.hosting.embedded import EmbeddedServer
 from samband.queue import QUEUE_NAME, Doorbell, open_redis, wake_key
 from samband.worker import RunWorker
 

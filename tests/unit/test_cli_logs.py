@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from samband.logs import configure_logging
+from samband.hosting.logs import configure_logging
 from samband.redaction import Redactor
 
 
@@ -34,16 +34,16 @@ def lines(written: io.StringIO) -> list[dict[str, object]]:
 
 def test_event_is_one_json_line_with_its_part_level_and_time(written: io.StringIO) -> None:
     configure_logging(format="json", stream=written)
-    structlog.get_logger("samband.host").info("host_started", port=8620)
+    structlog.get_logger("samband.hosting.host").info("host_started", port=8620)
     (line,) = lines(written)
     timestamp = line.pop("timestamp")
-    assert line == {"event": "host_started", "level": "info", "logger": "samband.host", "port": 8620}
+    assert line == {"event": "host_started", "level": "info", "logger": "samband.hosting.host", "port": 8620}
     assert str(timestamp).endswith("Z")
 
 
 def test_event_below_the_level_is_not_written(written: io.StringIO) -> None:
     configure_logging(level="warning", format="json", stream=written)
-    structlog.get_logger("samband.host").info("host_started")
+    structlog.get_logger("samband.hosting.host").info("host_started")
     assert lines(written) == []
 
 
@@ -79,6 +79,6 @@ def test_other_libraries_are_heard_from_warning_on(written: io.StringIO) -> None
 
 def test_console_line_holds_no_colour_when_it_is_not_a_terminal(written: io.StringIO) -> None:
     configure_logging(format="console", stream=written)
-    structlog.get_logger("samband.host").warning("odd", port=1)
+    structlog.get_logger("samband.hosting.host").warning("odd", port=1)
     assert "\x1b" not in written.getvalue()
     assert "warning" in written.getvalue()

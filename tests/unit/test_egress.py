@@ -7,8 +7,8 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from samband.egress import EgressPolicy, GuardedConnector, GuardedResolver, address_problem
 from samband.errors import ConfigurationError, RemoteError
+from samband.http.egress import EgressPolicy, GuardedConnector, GuardedResolver, address_problem
 
 OWN = ("org.crm4.dynamics.com", "login.example.no:8443")
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pytest
 
-from samband.account_budget import AccountBudget, Patience
 from samband.contract import Limits
 from samband.errors import RateLimitedError, UnavailableError
+from samband.http.budget import AccountBudget, Patience
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

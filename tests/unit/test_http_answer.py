@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samband.errors import RemoteError
-from samband.http_answer import Answer
+from samband.http.answer import Answer
 from samband.redaction import Redactor
 
 

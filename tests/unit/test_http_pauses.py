@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from samband.pauses import asked_pause_s, back_off_s
+from samband.http.pauses import asked_pause_s, back_off_s
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from yarl import URL
 
 from samband.contract import Token
 from samband.errors import ContractError
-from samband.outgoing_request import OutgoingRequest, shown_path
+from samband.http.request import OutgoingRequest, shown_path
 
 
 def build(**changes: Any) -> OutgoingRequest:

@@ -14,10 +14,10 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from samband.adapters.distributions import files_sha256
+from samband.adapters.registry import Registry
 from samband.contract import Event
-from samband.distributions import files_sha256
 from samband.errors import NotFoundError, PluginError
-from samband.registry import Registry
 from samband.settings import AllowedPlugin, PluginsFile
 from samband.views import PluginView
 

@@ -161,5 +161,5 @@ def _name(request: web.Request) -> str:
 
 
 def _log_defect(defect: BaseException) -> None:
-    # The log keeps its type and place, not its words: see samband.logs.
+    # The log keeps its type and place, not its words: see samband.hosting.logs.
     _log.error("request_failed", exc_info=defect)

@@ -15,7 +15,7 @@ from samband.cli import checks, demo, hosting, integrations, organizations, plug
 from samband.cli.client import take_environment
 from samband.cli.output import ExitCode, fail
 from samband.errors import ConfigurationError, SambandError
-from samband.logs import configure_logging
+from samband.hosting.logs import configure_logging
 
 __all__ = ["app", "main"]
 

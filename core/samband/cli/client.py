@@ -12,7 +12,6 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 import orjson
 
-from samband.addressfile import read_address
 from samband.errors import (
     AccessError,
     AlreadyRunningError,
@@ -24,6 +23,7 @@ from samband.errors import (
     NotReadyError,
     SambandError,
 )
+from samband.hosting.addressfile import read_address
 
 __all__ = ["HostClient", "ask_host", "find_host", "find_key", "take_environment"]
 

@@ -20,7 +20,7 @@ from samband.cli.output import ExitCode, note, show, table
 from samband.cli.rehearsal import Finding, Rehearsal, wrong
 from samband.cli.simulators import SimulatorProcess
 from samband.errors import NotFoundError
-from samband.logs import configure_logging
+from samband.hosting.logs import configure_logging
 from samband.redaction import Redactor
 from samband.settings import HostSettings, load_settings
 
@@ -45,7 +45,7 @@ def demo(
     Starts a host and a simulator for each installed plugin, connects them over the public API, reads everything, changes
     some records at the other side, reads the changes, and checks every number. Then it stays up for you to look around.
     """
-    from samband.installed import all_simulators
+    from samband.hosting.installed import all_simulators
 
     modules = all_simulators()
     if not modules:
@@ -113,7 +113,7 @@ class Demonstration:
         )
 
     async def _start_host(self, settings: HostSettings, parts: contextlib.AsyncExitStack) -> tuple[str, str]:
-        from samband.host import Host
+        from samband.hosting.host import Host
 
         redactor = Redactor()
         configure_logging(level="warning", format=settings.log_format, redactor=redactor)

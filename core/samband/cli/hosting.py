@@ -15,12 +15,12 @@ import typer
 
 from samband.cli.options import DataDir, Json
 from samband.cli.output import note, show
-from samband.logs import configure_logging
+from samband.hosting.logs import configure_logging
 from samband.redaction import Redactor
 from samband.settings import HostSettings, load_settings
 
 if TYPE_CHECKING:
-    from samband.host import Host, Role
+    from samband.hosting.host import Host, Role
 
 __all__ = ["migrate", "run_loop", "serve", "stop_signals", "up", "worker"]
 
@@ -71,7 +71,7 @@ def worker(data_dir: DataDir = None, plugins_file: PluginsPath = None, json: Jso
 
 def migrate(data_dir: DataDir = None, json: Json = False) -> None:
     """Brings the database's schema up to date. Safe to run again, and from several places at once."""
-    from samband import host
+    from samband.hosting import host
 
     before, after = run_loop(host.migrate(_settings(data_dir=data_dir)))
     text = f"The database is up to date ({after})." if before == after else f"Migrated from {before} to {after}."
@@ -85,7 +85,7 @@ def _settings(**given: Any) -> HostSettings:
 def _host(settings: HostSettings, roles: frozenset[Role], json: bool) -> None:
     redactor = Redactor()
     configure_logging(level=settings.log_level, format=settings.log_format, redactor=redactor)
-    from samband.host import Host
+    from samband.hosting.host import Host
 
     run_loop(_until_stopped(Host(settings, roles=roles, redactor=redactor), json))
 

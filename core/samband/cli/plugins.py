@@ -25,7 +25,7 @@ def plugins(
     json: Json = False,
 ) -> None:
     """Lists the plugins of this machine. Needs no running host."""
-    from samband.installed import inspect_plugins
+    from samband.hosting.installed import inspect_plugins
 
     views = inspect_plugins(plugins_file, allow_installed=installed)
     document = {"plugins": [view.model_dump(mode="json") for view in views]}

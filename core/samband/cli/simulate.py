@@ -24,7 +24,7 @@ def simulate(
     One line of JSON on standard output says where it answers and with which test settings and credentials. Further
     options are the simulator's own, for instance --members 50.
     """
-    from samband.installed import simulator_module
+    from samband.hosting.installed import simulator_module
 
     module = simulator_module(plugin)
     run_loop(_until_stopped(SimulatorProcess(module, ["--port", str(port), *ctx.args])))

@@ -15,16 +15,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from samband.adapter import AdapterOptions, Connection
+from samband.adapters.adapter import AdapterOptions, Connection
+from samband.adapters.forms import secrets_of
+from samband.adapters.reading import Reading
+from samband.adapters.registry import Registry
 from samband.contract import Check, Context, HttpResponse, HttpSession, Limits, Manifest, Page, Record, Token
-from samband.egress import EgressPolicy
 from samband.errors import SambandError
-from samband.forms import secrets_of
 from samband.http import Outbound
+from samband.http.egress import EgressPolicy
 from samband.oauth import TokenSource
-from samband.reading import Reading
 from samband.redaction import Redactor
-from samband.registry import Registry
 from samband.testing.counterpart import Counterpart
 from samband.testing.fakes import FakeClock, FakeLog, fake_context
 from samband.testing.promises.wording import broken

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import ValidationError
 
 from samband import AuthError, Context, CursorExpiredError, Page, Record, RejectedError, RemoteError, Token
-from samband.egress import EgressPolicy
 from samband.http import Outbound
+from samband.http.egress import EgressPolicy
 from samband.kinds import BUILTIN_KINDS
 from samband.oauth import TokenSource
 from samband.redaction import Redactor

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from samband import errors
-from samband.logs import configure_logging
+from samband.hosting.logs import configure_logging
 
 ONE = "/v1/organizations/hlf/integrations/dynamics365"
 SECRET = "Ola Nordmann 01017012345"

@@ -12,13 +12,13 @@ import pytest
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from samband.adapters.forms import parse_form
+from samband.adapters.registry import Registry
 from samband.contract import HOOK_API_VERSION, Capability, Manifest
-from samband.egress import EgressPolicy
 from samband.errors import InvalidError, PluginError
-from samband.forms import parse_form
 from samband.hookspecs import ENTRY_POINT_GROUP
+from samband.http.egress import EgressPolicy
 from samband.kinds import BUILTIN_KINDS, Kinds
-from samband.registry import Registry
 from samband.testing.counterpart import Counterpart
 from samband.testing.promises.wording import broken
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, SecretBytes, SecretStr, ValidationError
 
-from samband.egress import EgressPolicy
 from samband.errors import FieldProblem, InvalidError, RemoteError
+from samband.http.egress import EgressPolicy
 from samband.kinds import field_problems
 from samband.settings import name_the_known
 

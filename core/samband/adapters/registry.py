@@ -18,20 +18,20 @@ import pluggy
 import structlog
 
 from samband import hookspecs
-from samband.adapter import Adapter, AdapterOptions
-from samband.admission import Implementations, hook_problems, manifest_problems
+from samband.adapters.adapter import Adapter, AdapterOptions
+from samband.adapters.admission import Implementations, hook_problems, manifest_problems
+from samband.adapters.distributions import Offer, offers
+from samband.adapters.loopthread import interrupt_thread, place_of_thread
 from samband.contract import Event, Limits, Manifest, Stream
-from samband.distributions import Offer, offers
 from samband.errors import NotFoundError, PluginError, SambandError
 from samband.hookspecs import Hooks
 from samband.kinds import BUILTIN_KINDS, Kinds
-from samband.loopthread import interrupt_thread, place_of_thread
 from samband.settings import AllowedPlugin, PluginsFile
 from samband.views import PluginView, StreamView
 
 __all__ = ["Registry"]
 
-log = structlog.stdlib.get_logger("samband.registry")
+log = structlog.stdlib.get_logger("samband.adapters.registry")
 
 _MAX_DETAIL = 16_000
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from types import TracebackType
 
+from samband.adapters.loopthread import is_stdlib
 from samband.errors import (
     AdapterError,
     AuthError,
@@ -19,7 +20,6 @@ from samband.errors import (
     SambandError,
     UnavailableError,
 )
-from samband.loopthread import is_stdlib
 
 __all__ = ["Containment"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from samband.adapter import AdapterOptions
-from samband.distributions import offers
+from samband.adapters.adapter import AdapterOptions
+from samband.adapters.distributions import offers
+from samband.adapters.registry import Registry
 from samband.errors import NotFoundError
 from samband.redaction import Redactor
-from samband.registry import Registry
 from samband.settings import AllowedPlugin, HostSettings, PluginsFile, load_plugins_file, load_settings
 from samband.views import PluginView
 

@@ -18,8 +18,8 @@ from samband.errors import (
     RetryableError,
     UnavailableError,
 )
-from samband.http_answer import Answer
-from samband.pauses import MAX_PAUSE_S, asked_pause_s
+from samband.http.answer import Answer
+from samband.http.pauses import MAX_PAUSE_S, asked_pause_s
 
 __all__ = ["Setback", "setback_of_answer", "setback_of_exception"]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from samband.answers import broken_promise, checked_account, checked_hosts, checked_token
-from samband.containment import Containment
+from samband.adapters.answers import broken_promise, checked_account, checked_hosts, checked_token
+from samband.adapters.containment import Containment
+from samband.adapters.pluginlog import PluginLog
 from samband.contract import Context, Limits, Manifest, Token
 from samband.http import Outbound
 from samband.oauth import MAX_TOKEN_ANSWER_BYTES, TokenSource
-from samband.pluginlog import PluginLog
 from samband.redaction import Redactor
 
 __all__ = ["Connection", "HookCaller", "Wire"]

@@ -1,6 +1,6 @@
 """A plugin as the flow sees it: named operations with time limits, whose errors all belong to the error tree.
 
-Everything a plugin's hooks do happens in its own lane (see `samband.lane`). What crosses back has been checked against
+Everything a plugin's hooks do happens in its own lane (see `samband.adapters.lane`). What crosses back has been checked against
 the hook specifications, and errors have been translated and scrubbed.
 """
 
@@ -17,24 +17,24 @@ from typing import Any, Protocol, TypeVar, overload
 import structlog
 from pydantic import BaseModel
 
-from samband.answers import broken_promise, checked_check
-from samband.containment import Containment
+from samband.adapters.answers import broken_promise, checked_check
+from samband.adapters.containment import Containment
+from samband.adapters.forms import parse_form, secrets_of
+from samband.adapters.lane import Lane
+from samband.adapters.progress import ProgressLine
+from samband.adapters.reading import Reading
+from samband.adapters.wire import AUTHENTICATE_TIMEOUT_S, Connection, HookCaller, Link, Wire
 from samband.contract import Check, Event, Limits, Manifest, Page, Stream, Token
-from samband.egress import EgressPolicy
 from samband.errors import ContractError, NotFoundError, SambandError
-from samband.forms import parse_form, secrets_of
 from samband.http import Outbound
-from samband.lane import Lane
-from samband.progress import ProgressLine
-from samband.reading import Reading
+from samband.http.egress import EgressPolicy
 from samband.redaction import Redactor
-from samband.wire import AUTHENTICATE_TIMEOUT_S, Connection, HookCaller, Link, Wire
 
 __all__ = ["Adapter", "AdapterOptions", "Connection", "Observer"]
 
 T = TypeVar("T")
 
-log = structlog.stdlib.get_logger("samband.adapter")
+log = structlog.stdlib.get_logger("samband.adapters.adapter")
 
 
 class Observer(Protocol):
@@ -79,7 +79,7 @@ class AdapterOptions:
 
 
 class Adapter:
-    """One plugin, ready to be called for any integration. Made by `samband.registry.Registry`.
+    """One plugin, ready to be called for any integration. Made by `samband.adapters.registry.Registry`.
 
     Args:
         manifest: Already admitted.

@@ -21,7 +21,7 @@ from samband.settings import AllowedPlugin
 
 __all__ = ["Offer", "files_sha256", "offers"]
 
-log = structlog.stdlib.get_logger("samband.registry")
+log = structlog.stdlib.get_logger("samband.adapters.registry")
 
 _ADD = "To let it load, add these lines to it:"
 # Written by the installer at the target, so they differ between machines that have the same wheel.

@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from samband.adapters.loopthread import LoopThread
 from samband.errors import ContractError, PluginError, UnavailableError
-from samband.loopthread import LoopThread
 
 __all__ = ["Lane"]
 

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from samband.account_budget import AccountBudget, BudgetSnapshot, Patience
 from samband.contract import Limits, Token
-from samband.egress import EgressPolicy, GuardedConnector
 from samband.errors import AuthError, ConfigurationError, RateLimitedError, RemoteError, UnavailableError
-from samband.http_answer import Answer, read_body
-from samband.outgoing_request import OutgoingRequest, shown_path
-from samband.pauses import BACK_OFF_S, back_off_s
+from samband.http.answer import Answer, read_body
+from samband.http.budget import AccountBudget, BudgetSnapshot, Patience
+from samband.http.egress import EgressPolicy, GuardedConnector
+from samband.http.failures import Setback, setback_of_answer, setback_of_exception
+from samband.http.pauses import BACK_OFF_S, back_off_s
+from samband.http.request import OutgoingRequest, shown_path
 from samband.redaction import Redactor
-from samband.wire_failures import Setback, setback_of_answer, setback_of_exception
 
 if TYPE_CHECKING:
     from samband.contract import Logger

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import structlog
 
-from samband.addressfile import write_address, write_private
-from samband.datadir import DataDirLock
-from samband.embedded import EmbeddedServer
 from samband.errors import ConfigurationError, NotReadyError
+from samband.hosting.addressfile import write_address, write_private
+from samband.hosting.datadir import DataDirLock
+from samband.hosting.embedded import EmbeddedServer
 from samband.queue import Doorbell
 from samband.redaction import Redactor
 from samband.settings import HostSettings
@@ -31,7 +31,7 @@ from samband.store.database import Database
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from samband.registry import Registry
+    from samband.adapters.registry import Registry
     from samband.service import Service
     from samband.worker import RunWorker
 
@@ -48,7 +48,7 @@ _DRAIN_S: Final = 20.0
 _REQUESTS_END_WITHIN_S: Final = 5.0
 _BACKLOG: Final = 512
 
-log = structlog.stdlib.get_logger("samband.host")
+log = structlog.stdlib.get_logger("samband.hosting.host")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
@@ -221,7 +221,7 @@ class Host:
 
     async def _discover(self) -> Registry:
         # Plugins are imported in a thread, so that a slow one does not hold up the rest of the start.
-        from samband.installed import discover
+        from samband.hosting.installed import discover
 
         registry = await asyncio.to_thread(discover, self.settings, self._redactor)
         self._parts.push_async_callback(registry.close)

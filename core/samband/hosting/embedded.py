@@ -24,8 +24,8 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from samband.datadir import DataDirLock
 from samband.errors import ConfigurationError
+from samband.hosting.datadir import DataDirLock
 
 __all__ = ["EmbeddedServer", "ServerProgram", "find_server"]
 
@@ -137,7 +137,7 @@ class EmbeddedServer:
         self._data_dir = data_dir.absolute()
         self._explicit = program
         self._ready_within_s = ready_within_s
-        self._log: FilteringBoundLogger = log or structlog.get_logger("samband.embedded")
+        self._log: FilteringBoundLogger = log or structlog.get_logger("samband.hosting.embedded")
         self._lock = DataDirLock(self._data_dir)
         self._program: ServerProgram | None = None
         self._socket_dir: Path | None = None
