@@ -17,6 +17,7 @@ import structlog
 
 from samband.flow import Flow, FlowSettings
 from samband.hosting.installed import discover
+from samband.hosting.interpreter import tune_interpreter
 from samband.redaction import Redactor
 from samband.service import Service
 from samband.settings import load_settings
@@ -56,6 +57,7 @@ async def pull(url: str, database_url: str, mode: str) -> dict[str, object]:
         integration = await store.catalog.integration("bench", "dynamics365")
         await store.catalog.change_integration(integration, state="enabled")
     run = await service.trigger_sync("bench", "dynamics365", streams=["contacts"], full=mode == "again")
+    tune_interpreter()
     flow = Flow(store=store, registry=registry, settings=FlowSettings(owner="benchmark"))
     cpu, start = time.process_time(), time.perf_counter()
     await flow.execute(run.id)

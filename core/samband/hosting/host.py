@@ -22,6 +22,7 @@ from samband.errors import ConfigurationError, NotReadyError
 from samband.hosting.addressfile import write_address, write_private
 from samband.hosting.datadir import DataDirLock
 from samband.hosting.embedded import EmbeddedServer
+from samband.hosting.interpreter import tune_interpreter
 from samband.queue import Doorbell
 from samband.redaction import Redactor
 from samband.settings import HostSettings
@@ -144,6 +145,7 @@ class Host:
         if listening is not None:
             self.admin_key = await service.ensure_admin_key()
             await self._start_api(service, listening)
+        tune_interpreter()
         log.info("host_started", url=self.url, roles=sorted(self.roles))
 
     @property

@@ -101,7 +101,7 @@ class Created(NamedTuple):
     key: str
     tag: str | None
     hash: str
-    body: bytes
+    body: str
 
 
 class Updated(NamedTuple):
@@ -111,7 +111,7 @@ class Updated(NamedTuple):
     tag: str | None
     hash: str
     op: str
-    body: bytes
+    body: str
 
 
 class Deleted(NamedTuple):
@@ -128,7 +128,8 @@ class Intake:
     updated: list[Updated] = field(default_factory=list)
     deleted: list[Deleted] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
-    retagged: list[tuple[str, str | None]] = field(default_factory=list)
+    retagged: list[tuple[int, str, str | None]] = field(default_factory=list)
+    """Record id, key and new tag of records whose version is new and whose values are not."""
     failures: list[Failure] = field(default_factory=list)
     held_failures: list[str] = field(default_factory=list)
     """Keys that failed or were skipped but are still there at the other side: a full read must not delete them."""
@@ -208,7 +209,11 @@ def take_in(
     """
     intake = Intake(unchanged=converted.unchanged, failures=converted.failures)
     dumps, digest = orjson.dumps, hashlib.blake2b
-    for position, key, tag, values in converted.valid:
+    valid = converted.valid
+    valid.reverse()
+    while valid:
+        # Taken out one by one, so that a page's values and their texts are never all in memory together.
+        position, key, tag, values = valid.pop()
         if references:
             failure = _resolve(values, references, position, key)
             if failure is not None:
@@ -219,17 +224,19 @@ def take_in(
             intake.failures.append(Failure(position, key, "failed", "too_large", None, "The record is too large."))
             continue
         content = digest(body, digest_size=16).hexdigest()
+        # A copy on purpose: orjson's own bytes keep eight kibibytes each, forty mebibytes for a page.
+        text = body.decode()
         held = known.get(key)
         if held is None:
-            intake.created.append(Created(key, tag, content, body))
+            intake.created.append(Created(key, tag, content, text))
         elif held.hash == content:
             if held.tag == tag:
                 intake.unchanged.append(key)
             else:
-                intake.retagged.append((key, tag))
+                intake.retagged.append((held.record_id, key, tag))
         else:
             op = "created" if held.hash is None else "updated"
-            intake.updated.append(Updated(held.record_id, held.version + 1, key, tag, content, op, body))
+            intake.updated.append(Updated(held.record_id, held.version + 1, key, tag, content, op, text))
     intake.held_failures = [f.key for f in intake.failures if f.key in known]
     _take_in_deletions(page, known, intake)
     return intake

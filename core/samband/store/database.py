@@ -109,7 +109,9 @@ def _dumps(value: Any) -> str:
 
 
 def _sqlite_engine(url: sa.URL) -> AsyncEngine:
-    engine = create_async_engine(url, json_serializer=_dumps, json_deserializer=orjson.loads, pool_size=8)
+    engine = create_async_engine(
+        url, json_serializer=_dumps, json_deserializer=orjson.loads, pool_size=8, pool_use_lifo=True
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
@@ -149,6 +151,9 @@ def _postgres_engine(url: sa.URL) -> AsyncEngine:
             "command_timeout": 120,
             "server_settings": {
                 "application_name": "samband",
+                # A prepared statement may keep a plan that was made while a table was empty; planning anew costs well
+                # under a millisecond, that plan could cost seconds a page.
+                "plan_cache_mode": "force_custom_plan",
                 # A worker that stalls inside a transaction must not keep its locks longer than its lease.
                 "idle_in_transaction_session_timeout": "30000",
             },

@@ -186,7 +186,7 @@ class PageWriter:
         given = {
             **scope,
             "rows": _json([u[:6] for u in intake.updated]),
-            "bodies": _json_of_bodies([u.body for u in intake.updated]),
+            "bodies": _json_of_bodies([f"[{u.record_id},{u.version},{u.body}]" for u in intake.updated]),
         }
         for statement in (self._sql.updated_records, self._sql.updated_bindings, self._sql.updated_changes):
             await _execute(conn, statement, given)
@@ -304,5 +304,5 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def _json_of_bodies(bodies: Sequence[bytes]) -> str:
-    return (b"[" + b",".join(bodies) + b"]").decode()
+def _json_of_bodies(bodies: Sequence[str]) -> str:
+    return f"[{','.join(bodies)}]"
