@@ -27,8 +27,8 @@ __all__ = ["AllowedPlugin", "HostSettings", "PluginsFile", "load_plugins_file", 
 
 PREFIX = "SAMBAND_"
 DEFAULT_PLUGINS_FILE = Path("plugins.toml")
-# Variables of the test suite, not of the host.
-_FOREIGN_PREFIXES = ("SAMBAND_TEST_",)
+# Variables of the test suite, of the command line's client and of run.py, not of the host.
+_FOREIGN_PREFIXES = ("SAMBAND_TEST_", "SAMBAND_URL", "SAMBAND_API_KEY", "SAMBAND_NO_UV")
 _HOST_FORMS = "host names, addresses, networks such as 10.0.0.0/8, or host:port"
 _DATABASE_SCHEMES = {
     "sqlite": "sqlite+aiosqlite",

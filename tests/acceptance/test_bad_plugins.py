@@ -47,6 +47,11 @@ class Api:
         finally:
             self.slowest_s = max(self.slowest_s, time.monotonic() - started)
 
+    def metrics(self) -> str:
+        request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": f"Bearer {self.key}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read().decode())
+
     def connect(self, org: str, plugin: str, settings: Any, credentials: Any) -> dict[str, Any]:
         """Adds, tests and enables an integration, and starts a sync."""
         assert 201 == self("POST", "/v1/organizations", {"id": org, "name": org})[0]
@@ -127,3 +132,8 @@ def test_host_lists_bad_plugins_with_their_reasons_and_serves_the_good_one(api: 
     assert reasons["garbage"]
     status, refusal = api("POST", "/v1/organizations/hlf/integrations", {"type": "raises", "settings": {}})
     assert (404, "unknown_plugin") == (status, refusal["code"])
+    figures = api.metrics()
+    created = f'samband_records_total{{outcome="created",plugin="dynamics365",stream="contacts"}} {300.0}'
+    assert created in figures
+    assert 'samband_run_duration_seconds_count{plugin="garbage",state="failed"} 1.0' in figures
+    assert 'samband_plugin_troubles_total{plugin="blocks"}' in figures

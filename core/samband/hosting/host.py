@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from samband.adapters.registry import Registry
+    from samband.api import Metrics
+    from samband.hosting.observing import WorkMetrics
     from samband.service import Service
     from samband.worker import RunWorker
 
@@ -84,6 +86,8 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._worker: RunWorker | None = None
         self._site: web.SockSite | None = None
+        self._metrics: Metrics | None = None
+        self._observer: WorkMetrics | None = None
 
     async def start(self) -> None:
         """Starts every part; when it returns the API answers and the worker works.
@@ -130,6 +134,8 @@ class Host:
 
     async def _start(self) -> None:
         self._demand_shared_parts()
+        if "api" in self.roles:
+            self._measure()
         listening = self._listen() if "api" in self.roles else None
         if self._owns_data_dir:
             self._parts.enter_context(DataDirLock(self.settings.data_dir))
@@ -225,9 +231,17 @@ class Host:
         # Plugins are imported in a thread, so that a slow one does not hold up the rest of the start.
         from samband.hosting.installed import discover
 
-        registry = await asyncio.to_thread(discover, self.settings, self._redactor)
+        registry = await asyncio.to_thread(discover, self.settings, self._redactor, self._observer)
         self._parts.push_async_callback(registry.close)
         return registry
+
+    def _measure(self) -> None:
+        """Has the API's figures include what the work of this process comes to."""
+        from samband.api import Metrics
+        from samband.hosting.observing import WorkMetrics
+
+        self._metrics = Metrics()
+        self._observer = WorkMetrics(self._metrics.registry)
 
     async def _start_worker(self, store: Store, registry: Registry, redis_url: str) -> None:
         from samband.flow import Flow, FlowSettings
@@ -248,6 +262,7 @@ class Host:
                 heartbeat_s=settings.heartbeat_s,
                 max_attempts=settings.max_attempts,
             ),
+            observer=self._observer,
         )
         self._worker = RunWorker(
             redis_url=redis_url,
@@ -265,7 +280,7 @@ class Host:
         from samband.api import create_app
 
         runner = web.AppRunner(
-            create_app(service, max_body_bytes=self.settings.max_body_bytes),
+            create_app(service, max_body_bytes=self.settings.max_body_bytes, metrics=self._metrics),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=_REQUESTS_END_WITHIN_S,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from samband.adapters.adapter import AdapterOptions
+from samband.adapters.adapter import AdapterOptions, Observer
 from samband.adapters.distributions import offers
 from samband.adapters.registry import Registry
 from samband.errors import NotFoundError
@@ -20,7 +20,7 @@ __all__ = ["all_simulators", "discover", "inspect_plugins", "simulator_module"]
 T = TypeVar("T")
 
 
-def discover(settings: HostSettings, redactor: Redactor) -> Registry:
+def discover(settings: HostSettings, redactor: Redactor, observer: Observer | None = None) -> Registry:
     """Loads the plugins that the operator allows; one that does not load is listed with its reason."""
     path = settings.plugins_path
     return Registry.discover(
@@ -31,6 +31,7 @@ def discover(settings: HostSettings, redactor: Redactor) -> Registry:
             hook_timeout_s=settings.hook_timeout_s,
             allow_private_hosts=settings.allow_private_hosts,
             redactor=redactor,
+            observer=observer,
         ),
     )
 
