@@ -251,3 +251,11 @@ async def test_each_page_with_changes_leaves_one_event_with_ids_only(store: Stor
     events = await rows(store, "SELECT type, data FROM outbox ORDER BY id")
     assert ["no.samband.records.changed.v1", "no.samband.run.succeeded.v1"] == [e[0] for e in events]
     assert "Hemmelig" not in str(events)
+
+
+async def test_database_error_never_quotes_a_members_data(store: Store) -> None:
+    async with store.database.write() as conn:
+        with pytest.raises(sa.exc.DBAPIError) as caught:
+            await conn.execute(sa.text("INSERT INTO no_such_table VALUES (:name)"), {"name": "Kari Hemmelig"})
+        assert "Hemmelig" not in str(caught.value)
+        await conn.rollback()

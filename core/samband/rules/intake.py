@@ -153,9 +153,9 @@ class Intake:
 
 def page_keys(page: Page) -> list[str]:
     """Gives the distinct usable keys of a page, deletions included."""
-    keys = {r.key for r in page.records if _is_key(r.key)}
-    keys.update(k for k in page.deleted if _is_key(k))
-    return list(keys)  # type: ignore[arg-type]
+    keys = {r.key for r in page.records}
+    keys.update(page.deleted)
+    return [key for key in keys if _is_key(key)]  # type: ignore[misc]
 
 
 def convert_page(page: Page, known: Mapping[str, Known], plan: StreamPlan) -> Converted:

@@ -110,7 +110,12 @@ def _dumps(value: Any) -> str:
 
 def _sqlite_engine(url: sa.URL) -> AsyncEngine:
     engine = create_async_engine(
-        url, json_serializer=_dumps, json_deserializer=orjson.loads, pool_size=8, pool_use_lifo=True
+        url,
+        json_serializer=_dumps,
+        json_deserializer=orjson.loads,
+        hide_parameters=True,  # an error would quote them, and they are members' data
+        pool_size=8,
+        pool_use_lifo=True,  # few connections are warm, and each keeps pages in memory
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -142,6 +147,7 @@ def _postgres_engine(url: sa.URL) -> AsyncEngine:
         url,
         json_serializer=_dumps,
         json_deserializer=orjson.loads,
+        hide_parameters=True,  # an error would quote them, and they are members' data
         pool_size=10,
         max_overflow=10,
         pool_pre_ping=True,

@@ -111,6 +111,7 @@ async def sync(ctx: Context, stream: str, cursor: str | None) -> AsyncIterator[P
             cursor=_cursor_after(ctx, answer, table, tracked=start.tracked),
             complete=link is None,
         )
+        del answer, records, deleted  # or two pages would be in memory while the next one is read
 
 
 def _cursor_after(ctx: Context, answer: Answer, table: Table, *, tracked: bool) -> str | None:
