@@ -126,6 +126,10 @@ class Flow:
             await runs.fail(lease, ErrorView.of(err), connection=_connection_after(err))
         except SambandError as err:
             await runs.fail(lease, ErrorView.of(err))
+        except Exception as err:
+            # A fault of samband itself: tried again like an outage, and given up like one.
+            log.exception("run_crashed", run=lease.run_id)
+            return await self._wait_or_give_up(lease, _own_fault(err))
         return "failed", None
 
     async def _wait_or_give_up(self, lease: Lease, err: RetryableError) -> tuple[str, float | None]:
@@ -285,6 +289,14 @@ def _connection_after(err: AuthError) -> str:
         if err.reason in reasons:
             return state
     return "needs_reauthentication"
+
+
+def _own_fault(err: Exception) -> RetryableError:
+    return RetryableError(
+        f"samband itself failed ({type(err).__name__}).",
+        code="internal_error",
+        hint="The worker's log says where; please report it.",
+    )
 
 
 def _worker_died(attempts: int) -> ErrorView:

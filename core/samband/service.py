@@ -227,10 +227,17 @@ class Service:
                 return granted.model_copy(update={"replayed": True})
         _demand_enabled(integration)
         wanted = self._wanted_streams(adapter, await self._connection(integration), streams)
-        run = await self._store.runs.order(
-            integration=integration, plugin_version=adapter.version, operation="sync", streams=wanted, full=full,
-            reason=reason, requested_by=requested_by, idempotency=idempotency,
-        )  # fmt: skip
+        try:
+            run = await self._store.runs.order(
+                integration=integration, plugin_version=adapter.version, operation="sync", streams=wanted, full=full,
+                reason=reason, requested_by=requested_by, idempotency=idempotency,
+            )  # fmt: skip
+        except ConflictError:
+            # Two requests with one key at once: the later one gets the earlier one's run.
+            granted = None if idempotency is None else await self._granted(org, *idempotency)
+            if granted is None:
+                raise
+            return granted.model_copy(update={"replayed": True})
         await self._bell.ring(run.id)
         return await self._run_view(run)
 
@@ -274,7 +281,8 @@ class Service:
         """Gives runs, newest first."""
         await self._store.catalog.organization(org)
         rows = await self._store.feeds.runs(org, plugin=type, state=state, before=after, limit=limit + 1)
-        items = [await self._run_view(row) for row in rows[:limit]]
+        cursors = {i: await self._store.feeds.cursors_present(i) for i in {r.integration_id for r in rows}}
+        items = [run_view(row, cursor_present=_has_cursors(row, cursors[row.integration_id])) for row in rows[:limit]]
         return FeedPage(items=items, next=items[-1].id if len(rows) > limit else None)
 
     async def get_run(self, org: str, run_id: str) -> RunView:
@@ -456,8 +464,11 @@ class Service:
 
     async def _run_view(self, run: Run) -> RunView:
         cursors = await self._store.feeds.cursors_present(run.integration_id)
-        present = bool(run.streams) and all(cursors.get(name, False) for name in run.streams)
-        return run_view(run, cursor_present=present)
+        return run_view(run, cursor_present=_has_cursors(run, cursors))
+
+
+def _has_cursors(run: Run, cursors: Mapping[str, bool]) -> bool:
+    return bool(run.streams) and all(cursors.get(name, False) for name in run.streams)
 
 
 def _demand_enabled(integration: Integration) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from samband.errors import AlreadyRunningError, StaleLeaseError
+from samband.errors import AlreadyRunningError, ConflictError, StaleLeaseError
 from samband.store.database import Database
 from samband.store.models import LIVE, DeadLetter, Idempotency, Integration, Outbox, Run
 from samband.views import ErrorView
@@ -91,6 +91,9 @@ class Runs:
                     )  # fmt: skip
         except IntegrityError as err:
             live = await self.live(integration.id, operation)
+            if live is None and idempotency is not None:
+                # The run that the same key ordered a moment ago is over already; the caller looks it up.
+                raise ConflictError("This request has just been granted.", code="idempotency_in_progress") from err
             if live is None:
                 raise
             raise AlreadyRunningError(run_id=live.id) from err

@@ -1,0 +1,69 @@
+"""Ordering a sync: one live run for each integration, and one run for each Idempotency-Key."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from samband.errors import AlreadyRunningError, ConflictError, InvalidError, NotFoundError
+from samband.views import RunView
+
+from .conftest import Hosts, Simulator
+
+
+async def test_twenty_orders_at_once_start_one_run_and_all_learn_its_id(hosts: Hosts, simulator: Simulator) -> None:
+    await hosts.connect(simulator)
+    orders = (hosts.service.trigger_sync("hlf", "dynamics365") for _ in range(20))
+    answers = await asyncio.gather(*orders, return_exceptions=True)
+    started = [a for a in answers if isinstance(a, RunView)]
+    refused = [a for a in answers if isinstance(a, AlreadyRunningError)]
+    assert (1, 19) == (len(started), len(refused)), answers
+    assert {started[0].id} == {r.run_id for r in refused}
+
+
+async def test_twenty_orders_with_one_key_are_one_order(hosts: Hosts, simulator: Simulator) -> None:
+    await hosts.connect(simulator)
+    orders = (hosts.service.trigger_sync("hlf", "dynamics365", idempotency_key="order-1") for _ in range(20))
+    answers = await asyncio.gather(*orders)
+    assert 1 == len({a.id for a in answers})
+    assert 19 == sum(a.replayed for a in answers)
+    with pytest.raises(InvalidError) as caught:
+        await hosts.service.trigger_sync("hlf", "dynamics365", full=True, idempotency_key="order-1")
+    assert "idempotency_key_reused" == caught.value.code
+
+
+async def test_key_of_one_organisation_means_nothing_to_another(hosts: Hosts, simulator: Simulator) -> None:
+    await hosts.connect(simulator)
+    await hosts.connect(simulator, org="nbf")
+    first = await hosts.service.trigger_sync("hlf", "dynamics365", idempotency_key="k")
+    second = await hosts.service.trigger_sync("nbf", "dynamics365", idempotency_key="k")
+    assert first.id != second.id
+    with pytest.raises(NotFoundError):
+        await hosts.service.get_run("nbf", first.id)
+
+
+async def test_untested_or_disabled_integration_does_not_run_and_says_what_is_needed(
+    hosts: Hosts, simulator: Simulator
+) -> None:
+    await hosts.service.create_organization("hlf", "HLF")
+    await hosts.service.create_integration("hlf", "dynamics365", settings=simulator.line["settings"])
+    attempts = {
+        "not_tested": hosts.service.enable_integration,
+        "not_enabled": hosts.service.trigger_sync,
+    }
+    for expected, attempt in attempts.items():
+        with pytest.raises(ConflictError) as caught:
+            await attempt("hlf", "dynamics365")
+        assert expected == caught.value.code
+        assert caught.value.hint
+    with pytest.raises(ConflictError) as caught:
+        await hosts.service.test_integration("hlf", "dynamics365")
+    assert "credentials_missing" == caught.value.code
+
+
+async def test_unknown_stream_is_named_with_those_there_are(hosts: Hosts, simulator: Simulator) -> None:
+    await hosts.connect(simulator)
+    with pytest.raises(InvalidError) as caught:
+        await hosts.service.trigger_sync("hlf", "dynamics365", streams=["contact"])
+    assert "contacts, staff, memberships" in caught.value.problems[0].message
