@@ -197,10 +197,14 @@ class Slots:
         return True
 
     def release(self, run_id: str) -> None:
-        """Gives the run's slot back; safe to call again."""
+        """Gives the slot of a run that has ended back; safe to call again."""
+        self.give_up(run_id)
+        self._freed.set()
+
+    def give_up(self, run_id: str) -> None:
+        """Gives a slot back that came to nothing: there is no more to do now than there was before."""
         self._held.discard(run_id)
         self._room.set()
-        self._freed.set()
 
     async def room(self) -> None:
         """Returns when a slot is free."""

@@ -218,7 +218,8 @@ class WakeWorker(Worker):
             score = await self._claim(job_id)
         finally:
             if score is None:
-                self._slots.release(job_id)
+                # Without a wake-up: the ring of a run that is another's would be looked at again at once, for ever.
+                self._slots.give_up(job_id)
         if score is not None:
             task = self.loop.create_task(self.run_job(job_id, int(max(score, 0.0))))
             self.tasks[job_id] = task

@@ -607,3 +607,18 @@ async def test_cancelling_the_worker_interrupts_its_runs(bell: Doorbell, server:
     with pytest.raises(asyncio.CancelledError):
         await cast("Awaitable[None]", task)
     assert (runs.interrupted, await bell.depth()) == (["run-1"], 1)
+
+
+async def test_a_ring_whose_run_another_worker_holds_keeps_nobody_busy(
+    bell: Doorbell, redis: ArqRedis, working: Working
+) -> None:
+    await redis.set("arq:in-progress:r1", b"1", px=60_000)
+    async with working(Runs()) as worker:
+        assert await bell.ring("r1")
+        await asyncio.sleep(0.5)
+        before = (await redis.info("stats"))["total_commands_processed"]
+        await asyncio.sleep(1.0)
+        spent = (await redis.info("stats"))["total_commands_processed"] - before
+        assert worker.running == frozenset()
+    # A look each second is the net; a worker that spins asks thousands of times.
+    assert spent < 200

@@ -269,6 +269,8 @@ class Host:
             execute=flow.execute,
             due=store.due_runs,
             concurrency=settings.worker_concurrency,
+            # Only spares others a look at the database; whose a run is, the lease there decides.
+            lease_s=min(10.0, settings.lease_s),
             sweep_s=settings.sweep_s,
             drain_s=_DRAIN_S,
         )
