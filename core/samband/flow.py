@@ -112,7 +112,7 @@ class Flow:
             return await runs.succeed(lease), None
         except asyncio.CancelledError:
             # The worker is stopping: give the run back at once instead of letting its lease run out.
-            with contextlib.suppress(StaleLeaseError):
+            with contextlib.suppress(StaleLeaseError, NotReadyError):
                 await asyncio.shield(runs.release(lease))
             raise
         except StaleLeaseError:
@@ -134,10 +134,11 @@ class Flow:
 
     async def _wait_or_give_up(self, lease: Lease, err: RetryableError) -> tuple[str, float | None]:
         is_throttled = isinstance(err, RateLimitedError)
-        if lease.attempt >= self._settings.max_attempts and not is_throttled:
+        attempt = await self._store.runs.attempts(lease)
+        if attempt >= self._settings.max_attempts and not is_throttled:
             await self._store.runs.give_up(lease, ErrorView.of(err))
             return "failed", None
-        delay_s = run_delay_s(lease.attempt, err.retry_after_s, self._rng)
+        delay_s = run_delay_s(attempt, err.retry_after_s, self._rng)
         await self._store.runs.defer(lease, seconds=delay_s, error=ErrorView.of(err), counts=not is_throttled)
         return "waiting", delay_s
 
@@ -165,8 +166,9 @@ class Flow:
         self, lease: Lease, adapter: Adapter, connection: Connection, stream: Stream, digest: str
     ) -> None:
         position = await self._store.streams.begin(
-            lease, name=stream.name, kind=stream.kind, digest=digest, incremental=stream.incremental
-        )
+            lease, name=stream.name, kind=stream.kind, digest=digest, incremental=stream.incremental,
+            reference_kinds=[adapter.manifest.stream(name).kind for name in stream.references.values()],
+        )  # fmt: skip
         if position.is_done:
             return
         if position.note:
@@ -234,6 +236,7 @@ class StreamReading:
             prepare=lambda page: page,
         )
         pending: asyncio.Task[None] | None = None
+        reached = position.cursor
         pending_keys: frozenset[str] = frozenset()
         try:
             async with contextlib.aclosing(pages):
@@ -245,7 +248,14 @@ class StreamReading:
                     intake = await self._prepare(page, keys, position)
                     if pending is not None:
                         await pending
-                    commit = PageCommit(intake=intake, cursor=page.cursor, complete=page.complete, total=page.total)
+                    commit = PageCommit(
+                        intake=intake,
+                        cursor=page.cursor,
+                        complete=page.complete,
+                        advances=page.complete or page.cursor not in (None, reached),
+                        total=page.total,
+                    )
+                    reached = page.cursor or reached
                     pending_keys = frozenset(keys)
                     del page, intake
                     pending = asyncio.create_task(self._commit(position, commit), name="samband-commit")
@@ -253,7 +263,7 @@ class StreamReading:
                     await pending
         finally:
             if pending is not None and not pending.done():
-                # A commit that began is let finish: cut off half way it would only have to be done again.
+                # Cut off half way it is rolled back and done again later, so it is given a moment.
                 await asyncio.wait([pending], timeout=30)
             if pending is not None and pending.done() and not pending.cancelled():
                 pending.exception()  # when the read failed first, that error is the one that is told

@@ -31,7 +31,8 @@ Code = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100, p
 Email = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")
 ]
-Reference = Annotated[str | int, Field(union_mode="left_to_right")]
+# Their key of another record; the core puts our id in its place before it is stored.
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=_PRINTABLE)]
 # Nobody alive was born before 1850; Dataverse's own lower bound is 1753, and year 1 is how some systems write "empty".
 BirthDate = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(2200, 1, 1))]
 Day = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(9999, 12, 31))]

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar, cast
 import orjson
 import structlog
 from arq.connections import ArqRedis
-from arq.constants import job_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.jobs import serialize_job
 from arq.utils import timestamp_ms
 from redis.asyncio import BlockingConnectionPool
@@ -248,6 +248,15 @@ class Doorbell:
             return False
         self.line.worked()
         return True
+
+    async def reclaim(self, run_ids: Sequence[str]) -> bool:
+        """Rings for runs whose worker is known to be dead, and takes its claims on them away."""
+        if not run_ids:
+            return True
+        claims = [in_progress_key_prefix + run_id for run_id in run_ids]
+        if await self._ask(cast("Awaitable[int]", self._redis.delete(*claims))) is None:
+            return False
+        return await self.ring_all(run_ids)
 
     async def ping(self) -> float | None:
         """The time in milliseconds in which a ring would be taken, or None when it would not be."""

@@ -21,6 +21,7 @@ from samband.adapters.registry import Registry
 from samband.errors import AuthError, ConflictError, FieldProblem, InvalidError, NotFoundError, SambandError
 from samband.presenting import dead_letter_view, integration_view, organization_view, record_view, run_view
 from samband.store import Store
+from samband.store.catalog import PendingCredentials
 from samband.store.models import Integration, Run
 from samband.views import (
     ChangesPage,
@@ -106,9 +107,8 @@ class Service:
             _collect(problems, lambda: adapter.parse_credentials(credentials))
         if problems or clean is None:
             raise InvalidError("The integration cannot be saved.", problems=problems)
-        integration = await self._store.catalog.add_integration(org, type, display_name, clean)
-        if credentials is not None:
-            await self._store_credentials(integration, adapter, credentials)
+        pending = None if credentials is None else self._pending_credentials(adapter, credentials)
+        integration = await self._store.catalog.add_integration(org, type, display_name, clean, pending)
         return await self._integration_view(integration)
 
     async def list_integrations(self, org: str) -> list[IntegrationView]:
@@ -124,22 +124,33 @@ class Service:
         self, org: str, type: str, *, settings: Mapping[str, Any] | None = None, display_name: str | None = None,
         if_revision: int | None = None,
     ) -> IntegrationView:  # fmt: skip
-        """Changes settings (as a whole) or the name. Changed settings have to be tested again before enabling."""
+        """Changes settings (as a whole) or the name.
+
+        Changed settings have to be tested again: a tested or enabled integration becomes ``saved``. When they lead to
+        other hosts than before, the credentials are forgotten and have to be entered again.
+        """
         integration = await self._integration(org, type)
         adapter = self._registry.adapter(type)
         problems: list[FieldProblem] = []
         values: dict[str, Any] = {}
+        is_new, leads_elsewhere = False, False
         if display_name is not None:
             values["display_name"] = _name(display_name, "display_name", problems)
         if settings is not None:
             clean = _collect(problems, lambda: _plain(adapter.parse_settings(settings)))
             if clean is not None and clean != integration.settings:
-                values |= {"settings": clean, "last_check": None, "connection": "unknown"}
-                if integration.state == "tested":
-                    values["state"] = "saved"
+                values["settings"] = clean
+                is_new, leads_elsewhere = True, _hosts(adapter, clean) != _hosts(adapter, integration.settings)
         if problems:
             raise InvalidError("The integration cannot be changed.", problems=problems)
-        changed = await self._store.catalog.change_integration(integration, if_revision=if_revision, **values)
+        changed = await self._store.catalog.change_integration(
+            integration,
+            if_revision=if_revision,
+            is_retest_needed=is_new,
+            # Whoever may point an integration at a host of theirs must not be handed the secret for the old one.
+            forget_credentials=leads_elsewhere,
+            **values,
+        )
         return await self._integration_view(changed)
 
     async def set_credentials(self, org: str, type: str, credentials: Mapping[str, Any]) -> IntegrationView:
@@ -147,11 +158,8 @@ class Service:
         integration = await self._integration(org, type)
         adapter = self._registry.adapter(type)
         adapter.parse_credentials(credentials)
-        await self._store_credentials(integration, adapter, credentials)
-        state = "saved" if integration.state == "tested" else integration.state
-        changed = await self._store.catalog.change_integration(
-            integration, state=state, last_check=None, connection="unknown"
-        )
+        pending = self._pending_credentials(adapter, credentials)
+        changed = await self._store.catalog.set_credentials(integration, pending)
         return await self._integration_view(changed)
 
     async def test_integration(self, org: str, type: str) -> CheckView:
@@ -397,9 +405,7 @@ class Service:
             settings=integration.settings, credentials=credentials,
         )  # fmt: skip
 
-    async def _store_credentials(
-        self, integration: Integration, adapter: Adapter, credentials: Mapping[str, Any]
-    ) -> None:
+    def _pending_credentials(self, adapter: Adapter, credentials: Mapping[str, Any]) -> PendingCredentials:
         secret_fields = {
             name
             for name, info in adapter.manifest.credentials.model_fields.items()
@@ -410,7 +416,7 @@ class Service:
             for name, value in credentials.items()
             if isinstance(value, str)
         }
-        await self._store.catalog.set_credentials(integration, dict(credentials), hints)
+        return self._store.catalog.pending(dict(credentials), hints)
 
     async def _note_check(self, integration: Integration, view: CheckView, error: SambandError | None) -> None:
         values: dict[str, Any] = {}
@@ -465,6 +471,13 @@ class Service:
     async def _run_view(self, run: Run) -> RunView:
         cursors = await self._store.feeds.cursors_present(run.integration_id)
         return run_view(run, cursor_present=_has_cursors(run, cursors))
+
+
+def _hosts(adapter: Adapter, settings: Mapping[str, Any]) -> frozenset[str] | None:
+    try:
+        return adapter.hosts(settings)
+    except SambandError:
+        return None  # stored by another version of the plugin, and no longer readable
 
 
 def _has_cursors(run: Run, cursors: Mapping[str, bool]) -> bool:

@@ -118,8 +118,8 @@ class Hosts:
         """Orders a sync with a plugin that only the workers have."""
         with contextlib.suppress(ConflictError):
             await self.service.create_organization(org, org.upper())
-        integration = await self.store.catalog.add_integration(org, plugin, plugin, {})
-        await self.store.catalog.set_credentials(integration, {}, {})
+        pending = self.store.catalog.pending({}, {})
+        integration = await self.store.catalog.add_integration(org, plugin, plugin, {}, pending)
         run = await self.store.runs.order(
             integration=integration, plugin_version="1", operation="sync", streams=["things"], full=False,
             reason="test", requested_by="test",

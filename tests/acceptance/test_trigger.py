@@ -67,3 +67,26 @@ async def test_unknown_stream_is_named_with_those_there_are(hosts: Hosts, simula
     with pytest.raises(InvalidError) as caught:
         await hosts.service.trigger_sync("hlf", "dynamics365", streams=["contact"])
     assert "contacts, staff, memberships" in caught.value.problems[0].message
+
+
+async def test_settings_that_lead_elsewhere_forget_the_secret_and_ask_for_a_new_test(
+    hosts: Hosts, simulator: Simulator
+) -> None:
+    await hosts.connect(simulator)
+    settings = {**simulator.line["settings"], "page_size": 50}
+    changed = await hosts.service.update_integration("hlf", "dynamics365", settings=settings)
+    assert ("saved", True) == (changed.state, bool(changed.credentials))
+    elsewhere = {**settings, "authority_url": "https://login.example.org"}
+    changed = await hosts.service.update_integration("hlf", "dynamics365", settings=elsewhere)
+    assert ("saved", {}) == (changed.state, changed.credentials)
+    with pytest.raises(ConflictError) as caught:
+        await hosts.service.test_integration("hlf", "dynamics365")
+    assert "credentials_missing" == caught.value.code
+
+
+async def test_switching_off_is_not_undone_by_new_credentials(hosts: Hosts, simulator: Simulator) -> None:
+    await hosts.connect(simulator)
+    seen_before = await hosts.store.catalog.integration("hlf", "dynamics365")
+    await hosts.service.disable_integration("hlf", "dynamics365")
+    pending = hosts.store.catalog.pending(simulator.line["credentials"], {})
+    assert "disabled" == (await hosts.store.catalog.set_credentials(seen_before, pending)).state

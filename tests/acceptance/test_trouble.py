@@ -18,8 +18,9 @@ async def sync(hosts: Hosts, *, full: bool = False) -> RunView:
     return await execute(hosts, run)
 
 
-async def execute(hosts: Hosts, run: RunView) -> RunView:
-    flow = Flow(store=hosts.store, registry=hosts.registry, settings=FlowSettings(owner="test"))
+async def execute(hosts: Hosts, run: RunView, *, max_attempts: int = 5) -> RunView:
+    settings = FlowSettings(owner="test", max_attempts=max_attempts)
+    flow = Flow(store=hosts.store, registry=hosts.registry, settings=settings)
     await flow.execute(run.id)
     return await hosts.service.get_run(run.organization, run.id)
 
@@ -108,6 +109,15 @@ async def test_long_throttle_gives_the_worker_back_and_the_run_resumes_at_its_cu
     assert "rate_limited" == run.error.code
     assert 3 == run.pages
     assert (run.available_at - run.created_at).total_seconds() > 100
+
+
+async def test_outage_after_progress_is_waited_for_even_on_the_last_attempt(hosts: Hosts, simulator: Simulator) -> None:
+    await hosts.connect(simulator, page_size=50)
+    strike(simulator, "status", status=503, times=None, skip=3)
+    run = await execute(hosts, await hosts.service.trigger_sync("hlf", "dynamics365"), max_attempts=1)
+    assert ("waiting", 3, 0) == (run.state, run.pages, run.attempt), run
+    assert run.error is not None
+    assert "unavailable" == run.error.code
 
 
 async def test_refused_secret_names_itself_and_asks_for_a_person(hosts: Hosts, simulator: Simulator) -> None:

@@ -40,8 +40,9 @@ class Sync:
     ) -> StreamPosition:
         self.plan = plan
         self.position = await self.store.streams.begin(
-            self.lease, name=plan.stream.name, kind=plan.kind.name, digest=digest, incremental=incremental
-        )
+            self.lease, name=plan.stream.name, kind=plan.kind.name, digest=digest, incremental=incremental,
+            reference_kinds=["member"] if plan.stream.references else [],
+        )  # fmt: skip
         return self.position
 
     async def page(
@@ -58,7 +59,9 @@ class Sync:
             references[field] = await self.store.pages.resolve(ids[stream], converted.reference_keys(field))
         intake = take_in(converted, page, known, references)
         return await self.store.pages.commit(
-            self.lease, self.position, PageCommit(intake=intake, cursor=cursor, complete=complete)
+            self.lease,
+            self.position,
+            PageCommit(intake=intake, cursor=cursor, complete=complete, advances=complete or cursor is not None),
         )
 
 
@@ -259,3 +262,48 @@ async def test_database_error_never_quotes_a_members_data(store: Store) -> None:
             await conn.execute(sa.text("INSERT INTO no_such_table VALUES (:name)"), {"name": "Kari Hemmelig"})
         assert "Hemmelig" not in str(caught.value)
         await conn.rollback()
+
+
+async def test_page_that_would_be_read_again_is_no_progress(store: Store) -> None:
+    sync = await start(store)
+    await sync.begin()
+    await sync.page([person("a")])
+    assert 1 == (await store.feeds.run("hlf", sync.lease.run_id)).attempt
+    await sync.page([person("b")], cursor="c1")
+    assert 0 == (await store.feeds.run("hlf", sync.lease.run_id)).attempt
+    await store.runs.release(sync.lease)
+    assert 0 == (await store.feeds.run("hlf", sync.lease.run_id)).attempt
+
+
+async def test_record_that_came_before_what_it_points_to_is_taken_in_later(store: Store) -> None:
+    membership = Record(key="m1", version="1", values={"member": "late", "status": "active"})
+    both = ("contacts", "belongings")
+    sync = await start(store, streams=both)
+    await sync.begin()
+    await sync.page([person("a")], cursor="c1", complete=True)
+    await sync.begin(BELONGINGS)
+    assert {"failed": 1} == only(await sync.page([membership], cursor="b1", complete=True))
+    await store.runs.succeed(sync.lease)
+
+    # Nothing has arrived: only what changed is read, and the membership is not among it.
+    sync = await start(store, streams=both)
+    await sync.begin()
+    await sync.page([], cursor="c2", complete=True)
+    assert "b1" == (await sync.begin(BELONGINGS)).cursor
+    await sync.page([], cursor="b2", complete=True)
+    await store.runs.succeed(sync.lease)
+
+    # The contact arrives. The membership has not changed, so only a full read brings it.
+    sync = await start(store, streams=both)
+    await sync.begin()
+    await sync.page([person("late")], cursor="c3", complete=True)
+    position = await sync.begin(BELONGINGS)
+    assert position.reading_full
+    assert "has arrived" in (position.note or "")
+    assert {"created": 1} == only(await sync.page([membership], cursor="b3", complete=True))
+    await store.runs.succeed(sync.lease)
+
+    sync = await start(store, streams=both)
+    await sync.begin()
+    await sync.page([person("another")], cursor="c4", complete=True)
+    assert not (await sync.begin(BELONGINGS)).reading_full

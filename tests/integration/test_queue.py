@@ -622,3 +622,11 @@ async def test_a_ring_whose_run_another_worker_holds_keeps_nobody_busy(
         assert worker.running == frozenset()
     # A look each second is the net; a worker that spins asks thousands of times.
     assert spent < 200
+
+
+async def test_runs_of_a_dead_host_are_claimed_again_at_once(bell: Doorbell, redis: ArqRedis, working: Working) -> None:
+    await redis.set("arq:in-progress:r1", b"1", px=600_000)
+    runs = Runs()
+    async with working(runs):
+        assert await bell.reclaim(["r1"])
+        await until(lambda: runs.ended == ["r1"])

@@ -137,3 +137,31 @@ def test_every_record_and_deletion_has_exactly_one_outcome(
     found = intake(page, known)
     assert len(rows) + len(set(deleted)) == sum(found.counts().values())
     assert set(page_keys(page)) == {r[0] for r in rows} | set(deleted)
+
+
+NASTY = ["half \ud800 a character", "nul\x00inside", "bell\x07", "x" * 5000]
+
+
+@pytest.mark.parametrize("text", NASTY)
+@pytest.mark.parametrize("place", ["code", "field", "message"])
+def test_whatever_a_plugin_says_about_a_row_can_be_stored(text: str, place: str) -> None:
+    def refuse(row: Mapping[str, Any], _settings: object) -> Mapping[str, Any]:
+        told = {"code": "refused", "field": "city", "message": "No.", place: text}
+        raise RejectedError(told["message"], code=told["code"], field=told["field"])
+
+    found = intake(
+        Page(records=[row("a")]), using=plan(stream=Stream(name="s", kind="member", title="S", convert=refuse))
+    )
+    (failure,) = found.failures
+    for part in (failure.code, failure.field, failure.message):
+        assert part is not None
+        assert part.encode("utf-8").decode().isprintable()
+        assert len(part) <= 500
+    assert len(failure.code) <= 64
+
+
+def test_unknown_key_with_odd_characters_is_named_in_a_form_that_can_be_stored() -> None:
+    found = intake(Page(records=[row("a", **{"diag\x00nosis\ud800": "x"})]))
+    (failure,) = found.failures
+    assert failure.field is not None
+    assert failure.field.isprintable()

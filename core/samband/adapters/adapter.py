@@ -151,6 +151,12 @@ class Adapter:
         with self._contained.around("enabled"):
             return [s for s in self.manifest.streams if s.direction != "push" and s.enabled(settings)]
 
+    def hosts(self, raw: Mapping[str, Any]) -> frozenset[str]:
+        """Gives the hosts that an integration with these settings may be talked to at."""
+        settings = self.parse_settings(raw)
+        with self._contained.around("egress_hosts"):
+            return frozenset(self.manifest.egress_hosts(settings))
+
     # ── calls ────────────────────────────────────────────────────────────────
 
     async def authenticate_now(self, connection: Connection) -> Token:

@@ -16,6 +16,7 @@ _REPEATS_BORNE = 1
 _PAGES_REMEMBERED = 1_000
 # A source may give long stretches of nothing, or of rows that share one watermark, but not for ever.
 _PAGES_WITHOUT_ADVANCE = 2_000
+_MAX_VERSION_LENGTH = 400
 _END = object()
 
 
@@ -111,8 +112,8 @@ def page_problem(page: Page) -> str | None:
         return "deleted keys must all be text"
     if not isinstance(page.complete, bool):
         return "complete must be True or False"
-    if page.total is not None and (isinstance(page.total, bool) or not isinstance(page.total, int) or page.total < 0):
-        return "total must be a whole number from 0, or None"
+    if page.total is not None and not _is_count(page.total):
+        return "total must be a whole number from 0 to 2^63, or None"
     return _cursor_problem(page.cursor) or _record_problem(page.records)
 
 
@@ -139,9 +140,17 @@ def _record_problem(records: Sequence[object]) -> str | None:
         # Asked for every record of every page, and asking an abstract class is slow: nearly all are plain dicts.
         if record.values.__class__ is not dict and not isinstance(record.values, Mapping):
             return f"record {number} has values that are not a mapping"
-        if record.version is not None and not isinstance(record.version, str):
-            return f"record {number} has a version that is not text"
+        if record.version is not None and not _is_version(record.version):
+            return f"record {number} has a version that is not a printable text of at most 400 characters"
     return None
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_VERSION_LENGTH and value.isprintable()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_list(value: object) -> bool:

@@ -147,7 +147,7 @@ class Host:
 
         service = Service(store=store, registry=registry, bell=bell)
         if "worker" in self.roles:
-            await self._start_worker(store, registry, redis_url)
+            await self._start_worker(store, registry, bell, redis_url)
         if listening is not None:
             self.admin_key = await service.ensure_admin_key()
             await self._start_api(service, listening)
@@ -243,7 +243,7 @@ class Host:
         self._metrics = Metrics()
         self._observer = WorkMetrics(self._metrics.registry)
 
-    async def _start_worker(self, store: Store, registry: Registry, redis_url: str) -> None:
+    async def _start_worker(self, store: Store, registry: Registry, bell: Doorbell, redis_url: str) -> None:
         from samband.flow import Flow, FlowSettings
         from samband.worker import RunWorker
 
@@ -251,6 +251,7 @@ class Host:
         owner = f"{self._host_id()}/"
         if self._owns_data_dir:
             freed = await store.runs.free_leases_of(owner)
+            await bell.reclaim(freed)
             if freed:
                 log.info("runs_taken_up_again", count=len(freed))
         flow = Flow(

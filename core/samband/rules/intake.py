@@ -22,9 +22,15 @@ from samband.kinds import FieldClass, Kind, field_problems
 MAX_KEY_LENGTH = 400
 MAX_BODY_BYTES = 256 * 1024
 MAX_MESSAGE_LENGTH = 500
+MAX_CODE_LENGTH = 64
+UNKNOWN_REFERENCE = "unknown_reference"
+
+# Half a character cannot be encoded and NUL cannot be stored by PostgreSQL; the other controls help nobody.
+_CONTROLS = dict.fromkeys(range(32), " ")
 
 
 _REPEATED = "The page has this key again; the later one counts."
+_NOT_STORABLE = "A value has no form that can be stored."
 _UNDECLARED = "The plugin has not declared that it moves data of this class."
 
 
@@ -219,7 +225,11 @@ def take_in(
             if failure is not None:
                 intake.failures.append(failure)
                 continue
-        body = dumps(values, default=str)
+        try:
+            body = dumps(values, default=str)
+        except (TypeError, ValueError):
+            intake.failures.append(Failure(position, key, "failed", "not_storable", None, _NOT_STORABLE))
+            continue
         if len(body) > MAX_BODY_BYTES:
             intake.failures.append(Failure(position, key, "failed", "too_large", None, "The record is too large."))
             continue
@@ -242,6 +252,11 @@ def take_in(
     return intake
 
 
+def storable(text: str, limit: int) -> str:
+    """Gives a text that both databases take: no half characters, no control characters, at most ``limit`` long."""
+    return str(text).encode("utf-8", "replace").decode().translate(_CONTROLS)[:limit]
+
+
 def _is_key(key: object) -> bool:
     return isinstance(key, str) and 0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()
 
@@ -262,7 +277,11 @@ def _bad_key(position: int, key: object) -> Failure:
 
 def _conversion_failure(position: int, key: str, err: Exception) -> Failure:
     if isinstance(err, RejectedError):
-        return Failure(position, key, "failed", err.code, err.field, err.message[:MAX_MESSAGE_LENGTH])
+        field = None if err.field is None else storable(err.field, MAX_CODE_LENGTH)
+        return Failure(
+            position, key, "failed", storable(err.code, MAX_CODE_LENGTH), field,
+            storable(err.message, MAX_MESSAGE_LENGTH),
+        )  # fmt: skip
     # The text of an unforeseen error may quote the row, so only its type is kept.
     message = f"The plugin could not convert the row ({type(err).__name__})."
     return Failure(position, key, "failed", "conversion_failed", None, message)
@@ -270,7 +289,10 @@ def _conversion_failure(position: int, key: str, err: Exception) -> Failure:
 
 def _invalid(position: int, key: str, err: ValidationError) -> Failure:
     problem = field_problems(err)[0]
-    return Failure(position, key, "failed", problem.code, problem.field, problem.message[:MAX_MESSAGE_LENGTH])
+    return Failure(
+        position, key, "failed", storable(problem.code, MAX_CODE_LENGTH), storable(problem.field, MAX_CODE_LENGTH),
+        storable(problem.message, MAX_MESSAGE_LENGTH),
+    )  # fmt: skip
 
 
 def _undeclared(values: Mapping[str, Any], refused: frozenset[str]) -> str | None:
@@ -287,7 +309,7 @@ def _resolve(
         ours = ids.get(theirs)
         if ours is None:
             return Failure(
-                position, key, "failed", "unknown_reference", name, "It points to something that has not been read."
+                position, key, "failed", UNKNOWN_REFERENCE, name, "It points to something that has not been read."
             )
         values[name] = ours
     return None

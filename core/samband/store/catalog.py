@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import ConflictError, NotFoundError
 from samband.store.database import Database
@@ -20,6 +22,14 @@ _organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
 _integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
 _credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
 _key: sa.Table = ApiKey.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCredentials:
+    """Credentials on their way to the vault: never shown, and with the last four characters of each apart."""
+
+    values: bytes = field(repr=False)
+    hints: dict[str, str]
 
 
 class Catalog:
@@ -60,8 +70,10 @@ class Catalog:
     # ── integrations ─────────────────────────────────────────────────────────
 
     async def add_integration(
-        self, organization_id: str, plugin: str, display_name: str, settings: dict[str, Any]
-    ) -> Integration:
+        self, organization_id: str, plugin: str, display_name: str, settings: dict[str, Any],
+        credentials: PendingCredentials | None = None,
+    ) -> Integration:  # fmt: skip
+        """Adds an integration, with its credentials in the same transaction where they are given."""
         now = dt.datetime.now(dt.UTC)
         row = Integration(
             id=new_id(), organization_id=organization_id, plugin=plugin, display_name=display_name, state="saved",
@@ -70,6 +82,8 @@ class Catalog:
         try:
             async with self._db.write() as conn:
                 await conn.execute(sa.insert(_integration).values(**row.model_dump()))
+                if credentials is not None:
+                    await self._put_credentials(conn, row, credentials)
         except IntegrityError as err:
             raise ConflictError(
                 f"The organisation has a {plugin} integration already.",
@@ -104,24 +118,35 @@ class Catalog:
         return Integration(**row._mapping)
 
     async def change_integration(
-        self, integration: Integration, *, if_revision: int | None = None, **values: Any
-    ) -> Integration:
-        """Changes an integration and raises its revision.
+        self, integration: Integration, *, if_revision: int | None = None, is_retest_needed: bool = False,
+        forget_credentials: bool = False, **values: Any,
+    ) -> Integration:  # fmt: skip
+        """Changes an integration and raises its revision, in one transaction.
+
+        Args:
+            if_revision: Only if nobody changed it since this revision.
+            is_retest_needed: What was tested is no longer what is there: a tested or enabled one becomes ``saved``.
+            forget_credentials: Throws the credentials away.
 
         Raises:
-            ConflictError: ``if_revision`` is given and somebody changed the integration meanwhile.
+            ConflictError: Somebody changed the integration meanwhile.
         """
+        if is_retest_needed:
+            values |= {"state": _to_be_tested("tested", "enabled"), "last_check": None, "connection": "unknown"}
+        async with self._db.write() as conn:
+            changed = await self._change(conn, integration, if_revision, values)
+            if forget_credentials:
+                await conn.execute(sa.delete(_credential).where(_credential.c.integration_id == integration.id))
+        return changed
+
+    async def _change(
+        self, conn: AsyncConnection, integration: Integration, if_revision: int | None, values: dict[str, Any]
+    ) -> Integration:
         statement = sa.update(_integration).where(_integration.c.id == integration.id)
         if if_revision is not None:
             statement = statement.where(_integration.c.revision == if_revision)
-        async with self._db.write() as conn:
-            row = (
-                await conn.execute(
-                    statement.values(
-                        revision=_integration.c.revision + 1, updated_at=dt.datetime.now(dt.UTC), **values
-                    ).returning(_integration)
-                )
-            ).one_or_none()
+        edited = {"revision": _integration.c.revision + 1, "updated_at": dt.datetime.now(dt.UTC)}
+        row = (await conn.execute(statement.values(**edited, **values).returning(_integration))).one_or_none()
         if row is None:
             raise ConflictError(
                 "The integration was changed by somebody else meanwhile.",
@@ -146,18 +171,28 @@ class Catalog:
 
     # ── credentials ──────────────────────────────────────────────────────────
 
-    async def set_credentials(self, integration: Integration, values: dict[str, Any], hints: dict[str, str]) -> None:
-        """Seals and stores credentials in place of those before."""
-        sealed = self._vault.seal(orjson.dumps(values), owner=_owner(integration))
-        now = dt.datetime.now(dt.UTC)
+    def pending(self, values: dict[str, Any], hints: dict[str, str]) -> PendingCredentials:
+        """Holds credentials ready for being stored; they are sealed for the integration they are stored with."""
+        return PendingCredentials(values=orjson.dumps(values), hints=hints)
+
+    async def set_credentials(self, integration: Integration, credentials: PendingCredentials) -> Integration:
+        """Stores credentials in place of those before; a tested integration has to be tested again."""
+        values = {"state": _to_be_tested("tested"), "last_check": None, "connection": "unknown"}
         async with self._db.write() as conn:
-            await conn.execute(sa.delete(_credential).where(_credential.c.integration_id == integration.id))
-            await conn.execute(
-                sa.insert(_credential).values(
-                    integration_id=integration.id, organization_id=integration.organization_id, sealed=sealed,
-                    hints=hints, updated_at=now,
-                )
-            )  # fmt: skip
+            await self._put_credentials(conn, integration, credentials)
+            return await self._change(conn, integration, None, values)
+
+    async def _put_credentials(
+        self, conn: AsyncConnection, integration: Integration, credentials: PendingCredentials
+    ) -> None:
+        await conn.execute(sa.delete(_credential).where(_credential.c.integration_id == integration.id))
+        await conn.execute(
+            sa.insert(_credential).values(
+                integration_id=integration.id, organization_id=integration.organization_id,
+                sealed=self._vault.seal(credentials.values, owner=_owner(integration)), hints=credentials.hints,
+                updated_at=dt.datetime.now(dt.UTC),
+            )
+        )  # fmt: skip
 
     async def credentials(self, integration: Integration) -> dict[str, Any] | None:
         """Opens the credentials; None when none were given. Call only at the moment of use."""
@@ -205,3 +240,8 @@ class Catalog:
 
 def _owner(integration: Integration) -> str:
     return f"{integration.organization_id}/{integration.id}/credentials"
+
+
+def _to_be_tested(*states: str) -> sa.ColumnElement[str]:
+    """Decided from the row as it is then, so that a change made meanwhile (switched off, say) is not undone."""
+    return sa.case((_integration.c.state.in_(states), "saved"), else_=_integration.c.state)

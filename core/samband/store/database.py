@@ -80,9 +80,7 @@ class Database:
                 "The database does not answer.", code="database_unavailable", hint="Try again in a moment."
             ) from err
         except exc.DBAPIError as err:
-            if err.connection_invalidated:
-                raise NotReadyError("The database connection was lost.", code="database_unavailable") from err
-            raise
+            raise _translated(err) from err
 
     def now(self) -> sa.ColumnElement[dt.datetime]:
         """Gives the database's own clock as an SQL expression, so that leases do not depend on a worker's clock.
@@ -102,6 +100,29 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+# PostgreSQL's error classes (its manual, appendix A): what may be well again in a moment, and what a person has to mend.
+_PASSING = ("08", "53", "57", "58")
+_PASSING_CODES = ("25P03", "40001", "40P01", "55P03")
+_MISCONFIGURED = ("28", "3D")
+
+
+def _translated(err: exc.DBAPIError) -> Exception:
+    """Gives the error of the tree that a driver's error means; a fault in our own statement stays what it is."""
+    state = str(getattr(err.orig, "sqlstate", None) or getattr(err.orig, "pgcode", None) or "")
+    if err.connection_invalidated or state[:2] in _PASSING or state in _PASSING_CODES:
+        return NotReadyError(
+            "The database does not take this now.", code="database_unavailable", hint="Try again in a moment."
+        )
+    if state[:2] in _MISCONFIGURED:
+        return ConfigurationError(
+            "The database refuses the user, or has no database of that name.",
+            code="database_refused",
+            hint="Check user, password and database name in SAMBAND_DATABASE_URL.",
+            field="SAMBAND_DATABASE_URL",
+        )
+    return err
 
 
 def _dumps(value: Any) -> str:

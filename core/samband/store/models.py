@@ -131,7 +131,9 @@ class Stream(Table, table=True):
     """Where the reading of one stream of one integration stands.
 
     ``generation`` counts full reads; a binding not touched by the present one is gone at the other side once the read is
-    complete. ``digest`` names the settings and versions the cursor was made with; with others it is worthless.
+    complete. ``unresolved_since`` is the change number at which a record of the stream last pointed to something
+    unknown: once such a thing has been created after it, the stream is read whole again. ``digest`` names the settings
+    and versions the cursor was made with; with others it is worthless.
     """
 
     __table_args__ = (sa.UniqueConstraint("integration_id", "name"),)
@@ -146,6 +148,7 @@ class Stream(Table, table=True):
     reading_full: bool = Field(default=False, nullable=False)
     digest: str = _text(default="", length=16)
     held: int = _count()
+    unresolved_since: int | None = Field(default=None, sa_type=sa.BigInteger, nullable=True)
     last_read_at: dt.datetime | None = _instant(nullable=True)
 
 

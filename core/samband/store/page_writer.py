@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import StaleLeaseError
-from samband.rules.intake import Intake, Known
+from samband.rules.intake import UNKNOWN_REFERENCE, Intake, Known
 from samband.store.database import Database
 from samband.store.models import Binding, Change, Organization, Outbox, Page, Record, Run, Stream, iso_ms
 from samband.store.page_sql import POSTGRES, SQLITE, PageStatements, Statement
@@ -56,11 +56,21 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageCommit:
-    """What is to be committed for one page."""
+    """What is to be committed for one page.
+
+    Attributes:
+        intake: What changes.
+        cursor: Where reading can go on afterwards, or None.
+        complete: Whether it is the last page of the read.
+        advances: Whether a later start would go on behind this page. Only then has the run made progress: a page that
+            would be read again must not set the count of fruitless starts back, or a poison page would be a loop.
+        total: Records the whole read is expected to have.
+    """
 
     intake: Intake
     cursor: str | None
     complete: bool
+    advances: bool = True
     total: int | None = None
 
 
@@ -101,7 +111,7 @@ class PageWriter:
         """
         now = dt.datetime.now(dt.UTC)
         async with self._db.write() as conn:
-            number = await self._count_page(conn, lease)
+            number = await self._count_page(conn, lease, commit)
             counts = await self._write_page(conn, lease, position, commit.intake, number, now)
             if commit.complete and position.reading_full:
                 counts["deleted"] += await self._reconcile(conn, lease, position, number + 1, now)
@@ -111,10 +121,12 @@ class PageWriter:
 
     # ── the steps, in the order of the transaction ───────────────────────────
 
-    async def _count_page(self, conn: AsyncConnection, lease: Lease) -> int:
+    async def _count_page(self, conn: AsyncConnection, lease: Lease, commit: PageCommit) -> int:
         # First of all, because it locks the run's row: a worker whose lease has gone learns it before it writes.
         number = await conn.scalar(
-            fenced(sa.update(_run), lease).values(pages=_run.c.pages + 1, attempt=0).returning(_run.c.pages)
+            fenced(sa.update(_run), lease)
+            .values(pages=_run.c.pages + 1, attempt=0 if commit.advances else _run.c.attempt)
+            .returning(_run.c.pages)
         )
         if number is None:
             raise StaleLeaseError("Another worker owns this run now.")
@@ -258,6 +270,12 @@ class PageWriter:
         restored = sum(u.op == "created" for u in commit.intake.updated)
         gained = len(commit.intake.created) + restored - counts["deleted"]
         values: dict[str, Any] = {"held": _stream.c.held + gained} if gained else {}
+        if any(f.code == UNKNOWN_REFERENCE for f in commit.intake.failures):
+            values["unresolved_since"] = (
+                sa.select(_organization.c.change_seq)
+                .where(_organization.c.id == _stream.c.organization_id)
+                .scalar_subquery()
+            )
         # A page without a cursor is stored all the same; after a crash the read resumes at the last one that had it.
         if commit.cursor is not None or commit.complete:
             values["cursor"] = commit.cursor

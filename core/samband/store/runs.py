@@ -25,6 +25,9 @@ _idempotency: sa.Table = Idempotency.__table__  # type: ignore[attr-defined]
 
 MAX_NOTES = 20
 
+# One start taken back; a page that was committed since has set the count to zero already.
+_uncounted = sa.case((_run.c.attempt > 0, _run.c.attempt - 1), else_=0)
+
 _Dml = TypeVar("_Dml", bound=sa.Update)
 
 
@@ -186,7 +189,7 @@ class Runs:
         """Puts a run back in the queue, uncounted: its worker is stopping in good order."""
         now = self._db.now()
         await self._move(
-            lease, state="queued", available_at=now, lease_owner=None, lease_until=None, attempt=_run.c.attempt - 1
+            lease, state="queued", available_at=now, lease_owner=None, lease_until=None, attempt=_uncounted
         )
 
     async def defer(self, lease: Lease, *, seconds: float, error: ErrorView, counts: bool) -> None:
@@ -195,11 +198,18 @@ class Runs:
         Args:
             counts: Whether the start counts as a failed attempt (being asked to slow down does not).
         """
-        attempt = _run.c.attempt if counts else _run.c.attempt - 1
+        attempt = _run.c.attempt if counts else _uncounted
         await self._move(
             lease, state="waiting", available_at=self._db.after(seconds), lease_owner=None, lease_until=None,
             error=error.model_dump(), attempt=attempt,
         )  # fmt: skip
+
+    async def attempts(self, lease: Lease) -> int:
+        """Gives the starts since the last progress, this one included; the lease knows only how many there were at its
+        beginning."""
+        async with self._db.read() as conn:
+            attempt = await conn.scalar(sa.select(_run.c.attempt).where(_run.c.id == lease.run_id))
+        return int(attempt or 0)
 
     async def note(self, lease: Lease, text: str) -> None:
         """Adds a remark to the run; the newest are kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,11 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import StaleLeaseError
 from samband.store.database import Database
-from samband.store.models import Run, Stream
+from samband.store.models import Change, Run, Stream
 from samband.store.page_writer import StreamPosition
 from samband.store.runs import Lease, fenced
 
 _stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
+_change: sa.Table = Change.__table__  # type: ignore[attr-defined]
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
 
 
@@ -23,11 +25,16 @@ class Streams:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def begin(self, lease: Lease, *, name: str, kind: str, digest: str, incremental: bool) -> StreamPosition:
+    async def begin(
+        self, lease: Lease, *, name: str, kind: str, digest: str, incremental: bool,
+        reference_kinds: Sequence[str] = (),
+    ) -> StreamPosition:  # fmt: skip
         """Gives where to go on with a stream, and starts a new full read where one is due.
 
         A full read is due when there is no cursor, when the run orders one, and when settings or versions are no longer
-        those the cursor was made with. Called again by a run that resumes, it goes on where the run was.
+        those the cursor was made with. So it is when records of the stream pointed to something unknown and things of
+        ``reference_kinds`` have been created since: those records have not changed and would not come again by
+        themselves. Called again by a run that resumes, it goes on where the run was.
         """
         async with self._db.write() as conn:
             progress = await self._progress(conn, lease)
@@ -40,7 +47,10 @@ class Streams:
             if is_changed:
                 note = f"{name}: settings or versions have changed, so everything is read again."
             anew = row.cursor is None and not (row.reading_full and started)
-            if is_changed or anew or (not started and (lease.full or not incremental)):
+            is_resolvable = not started and await self._is_resolvable(conn, row, reference_kinds)
+            if is_resolvable and not is_changed:
+                note = f"{name}: what some records point to has arrived, so everything is read again."
+            if is_changed or anew or is_resolvable or (not started and (lease.full or not incremental)):
                 row = await self._restart(conn, row.id, digest)
             await conn.execute(fenced(sa.update(_run), lease).values(progress={**progress, name: "reading"}))
             return _position(row, note=note)
@@ -80,11 +90,28 @@ class Streams:
         )  # fmt: skip
         return (await conn.execute(sa.select(_stream).where(where))).one()
 
+    async def _is_resolvable(self, conn: AsyncConnection, row: sa.Row[Any], reference_kinds: Sequence[str]) -> bool:
+        if row.unresolved_since is None or not reference_kinds:
+            return False
+        created_since = sa.select(_change.c.seq).where(
+            _change.c.organization_id == row.organization_id,
+            _change.c.seq > row.unresolved_since,
+            _change.c.op == "created",
+            _change.c.kind.in_(reference_kinds),
+        )
+        return await conn.scalar(created_since.limit(1)) is not None
+
     async def _restart(self, conn: AsyncConnection, stream_id: int, digest: str) -> sa.Row[Any]:
         statement = (
             sa.update(_stream)
             .where(_stream.c.id == stream_id)
-            .values(cursor=None, generation=_stream.c.generation + 1, reading_full=True, digest=digest)
+            .values(
+                cursor=None,
+                generation=_stream.c.generation + 1,
+                reading_full=True,
+                digest=digest,
+                unresolved_since=None,
+            )
             .returning(_stream)
         )
         row: sa.Row[Any] = (await conn.execute(statement)).one()

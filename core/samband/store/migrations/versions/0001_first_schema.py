@@ -198,6 +198,7 @@ def upgrade() -> None:
         sa.Column("reading_full", sa.Boolean(), nullable=False),
         sa.Column("digest", sa.String(length=16), nullable=False),
         sa.Column("held", sa.BigInteger(), nullable=False),
+        sa.Column("unresolved_since", sa.BigInteger(), nullable=True),
         sa.Column("last_read_at", UtcInstant(), nullable=True),
         sa.ForeignKeyConstraint(["integration_id"], ["integration.id"], name=op.f("fk_stream_integration_id")),
         sa.ForeignKeyConstraint(["organization_id"], ["organization.id"], name=op.f("fk_stream_organization_id")),
