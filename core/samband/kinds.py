@@ -24,15 +24,14 @@ FieldClass = Literal["plain", "personal", "special", "national_id"]
 """How careful a field must be treated. ``special`` is data that reveals health or disability (GDPR article 9), which
 membership of one of these organisations does."""
 
-# NUL cannot be stored by PostgreSQL; the other C0 controls are never part of a name or an address.
-_PRINTABLE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f]*$"
-Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=400, pattern=_PRINTABLE)]
-Code = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100, pattern=_PRINTABLE)]
+# That no text holds NUL, which PostgreSQL cannot store, is looked at once for a whole record (see `samband.rules.intake`).
+Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=400)]
+Code = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
 Email = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")
 ]
 # Their key of another record; the core puts our id in its place before it is stored.
-Reference = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=_PRINTABLE)]
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 # Nobody alive was born before 1850; Dataverse's own lower bound is 1753, and year 1 is how some systems write "empty".
 BirthDate = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(2200, 1, 1))]
 Day = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(9999, 12, 31))]

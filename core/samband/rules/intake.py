@@ -31,6 +31,7 @@ _CONTROLS = dict.fromkeys(range(32), " ")
 
 _REPEATED = "The page has this key again; the later one counts."
 _NOT_STORABLE = "A value has no form that can be stored."
+_NUL = "\\u0000"  # as JSON writes it; a backslash that is part of a text reads the same, so the values decide
 _UNDECLARED = "The plugin has not declared that it moves data of this class."
 
 
@@ -236,6 +237,9 @@ def take_in(
         content = digest(body, digest_size=16).hexdigest()
         # A copy on purpose: orjson's own bytes keep eight kibibytes each, forty mebibytes for a page.
         text = body.decode()
+        if _NUL in text and (nul_field := _field_with_nul(values)):
+            intake.failures.append(Failure(position, key, "failed", "not_storable", nul_field, _NOT_STORABLE))
+            continue
         held = known.get(key)
         if held is None:
             intake.created.append(Created(key, tag, content, text))
@@ -313,6 +317,10 @@ def _resolve(
             )
         values[name] = ours
     return None
+
+
+def _field_with_nul(values: Mapping[str, Any]) -> str | None:
+    return next((name for name, value in values.items() if "\x00" in str(value)), None)
 
 
 def _take_in_deletions(page: Page, known: Mapping[str, Known], intake: Intake) -> None:

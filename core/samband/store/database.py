@@ -148,7 +148,7 @@ def _sqlite_engine(url: sa.URL) -> AsyncEngine:
             "synchronous=FULL",
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             "foreign_keys=ON",
-            "cache_size=-8000",
+            "cache_size=-4000",
             "wal_autocheckpoint=4000",
             "journal_size_limit=67108864",
         ):

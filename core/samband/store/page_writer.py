@@ -111,45 +111,48 @@ class PageWriter:
         """
         now = dt.datetime.now(dt.UTC)
         async with self._db.write() as conn:
-            number = await self._count_page(conn, lease, commit)
+            number, progress = await self._add_to_run(conn, lease, commit)
             counts = await self._write_page(conn, lease, position, commit.intake, number, now)
-            if commit.complete and position.reading_full:
-                counts["deleted"] += await self._reconcile(conn, lease, position, number + 1, now)
+            if commit.complete:
+                if position.reading_full:
+                    counts["deleted"] += await self._reconcile(conn, lease, position, number + 1, now)
+                done = {**progress, position.name: "done"}
+                await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(progress=done))
             await self._move_cursor(conn, position, commit, counts, now)
-            await self._add_to_run(conn, lease, position, counts, commit)
         return counts
 
     # ── the steps, in the order of the transaction ───────────────────────────
 
-    async def _count_page(self, conn: AsyncConnection, lease: Lease, commit: PageCommit) -> int:
+    async def _add_to_run(self, conn: AsyncConnection, lease: Lease, commit: PageCommit) -> tuple[int, dict[str, str]]:
         # First of all, because it locks the run's row: a worker whose lease has gone learns it before it writes.
-        number = await conn.scalar(
-            fenced(sa.update(_run), lease)
-            .values(pages=_run.c.pages + 1, attempt=0 if commit.advances else _run.c.attempt)
-            .returning(_run.c.pages)
-        )
-        if number is None:
+        values: dict[str, Any] = {name: _run.c[name] + n for name, n in commit.intake.counts().items() if n}
+        values |= {"pages": _run.c.pages + 1, "attempt": 0 if commit.advances else _run.c.attempt}
+        if commit.total is not None:
+            values["expected_total"] = commit.total
+        statement = fenced(sa.update(_run), lease).values(**values).returning(_run.c.pages, _run.c.progress)
+        row = (await conn.execute(statement)).one_or_none()
+        if row is None:
             raise StaleLeaseError("Another worker owns this run now.")
-        return int(number)
+        return row.pages, dict(row.progress)
 
     async def _write_page(
         self, conn: AsyncConnection, lease: Lease, position: StreamPosition, intake: Intake, number: int,
         now: dt.datetime,
     ) -> dict[str, int]:  # fmt: skip
         counts, changes = intake.counts(), intake.change_count
-        first_id, first_seq = await self._take_numbers(conn, lease, len(intake.created), changes)
+        new, changed = len(intake.created), len(intake.updated)
+        first_id, first_seq = await self._take_numbers(conn, lease, new, changes)
         page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, changes, now)
         scope = {
             "org": lease.organization_id, "kind": position.kind, "stream": position.stream_id, "page": page_id,
             "generation": position.generation, "now": iso_ms(now) if self._db.is_sqlite else now,
         }  # fmt: skip
         await self._write_created(conn, intake, {**scope, "first_id": first_id, "first_seq": first_seq})
-        first_seq += len(intake.created)
-        await self._write_updated(conn, intake, {**scope, "first_seq": first_seq})
-        await self._write_deleted(conn, intake, {**scope, "first_seq": first_seq + len(intake.updated)})
+        await self._write_updated(conn, intake, {**scope, "first_seq": first_seq + new})
+        await self._write_deleted(conn, intake, {**scope, "first_seq": first_seq + new + changed})
         await self._write_marks(conn, intake, scope, is_full=position.reading_full)
         if changes:
-            await self._announce(conn, lease, position, page_id, first_seq - len(intake.created), counts, now)
+            await self._announce(conn, lease, position, page_id, first_seq, counts, now)
         return counts
 
     async def _take_numbers(self, conn: AsyncConnection, lease: Lease, records: int, changes: int) -> tuple[int, int]:
@@ -189,6 +192,7 @@ class PageWriter:
             "rows": _json([c[:3] for c in intake.created]),
             "bodies": _json_of_bodies([c.body for c in intake.created]),
         }
+        intake.created = []  # their texts are in the two above; a page's values are not kept twice
         for statement in (self._sql.created_records, self._sql.created_bindings, self._sql.created_changes):
             await _execute(conn, statement, given)
 
@@ -234,7 +238,8 @@ class PageWriter:
         count = int(await conn.scalar(sa.select(sa.func.count()).select_from(_binding).where(gone)) or 0)
         if not count:
             return 0
-        await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(pages=number))
+        totals = {"pages": number, "deleted": _run.c.deleted + count}
+        await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**totals))
         counts = {**dict.fromkeys(COUNTS, 0), "deleted": count}
         _, first_seq = await self._take_numbers(conn, lease, 0, count)
         page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, count, now)
@@ -267,8 +272,7 @@ class PageWriter:
         self, conn: AsyncConnection, position: StreamPosition, commit: PageCommit, counts: Mapping[str, int],
         now: dt.datetime,
     ) -> None:  # fmt: skip
-        restored = sum(u.op == "created" for u in commit.intake.updated)
-        gained = len(commit.intake.created) + restored - counts["deleted"]
+        gained = counts["created"] - counts["deleted"]
         values: dict[str, Any] = {"held": _stream.c.held + gained} if gained else {}
         if any(f.code == UNKNOWN_REFERENCE for f in commit.intake.failures):
             values["unresolved_since"] = (
@@ -283,18 +287,6 @@ class PageWriter:
             values |= {"reading_full": False, "last_read_at": now}
         if values:
             await conn.execute(sa.update(_stream).where(_stream.c.id == position.stream_id).values(**values))
-
-    async def _add_to_run(
-        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, counts: Mapping[str, int],
-        commit: PageCommit,
-    ) -> None:  # fmt: skip
-        values: dict[str, Any] = {name: _run.c[name] + counts[name] for name in COUNTS}
-        if commit.complete:
-            progress = await conn.scalar(sa.select(_run.c.progress).where(_run.c.id == lease.run_id)) or {}
-            values["progress"] = {**progress, position.name: "done"}
-        if commit.total is not None:
-            values["expected_total"] = commit.total
-        await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**values))
 
     async def _announce(
         self, conn: AsyncConnection, lease: Lease, position: StreamPosition, page_id: int, first_seq: int,
