@@ -156,7 +156,7 @@ class TokenSource:
                 )
             self._renew_at = token.expires_at - timedelta(seconds=min(self._leeway_s, lifetime_s / 2))
         self._token, self._superseded = token, None
-        self._log.info("token_obtained", expires_at=token.expires_at)
+        self._log.info("token_obtained", expires_at=str(token.expires_at or "never"))
 
     def _put_off(self) -> Token | None:
         """Gives the present token while it lasts, when they are away just as an early renewal is due."""
@@ -164,7 +164,7 @@ class TokenSource:
         if token is None or token.expires_at is None or token.expires_at <= retry_at:
             return None
         self._renew_at = retry_at
-        self._log.warning("token_renewal_put_off", until=retry_at, expires_at=token.expires_at)
+        self._log.warning("token_renewal_put_off", until=str(retry_at), expires_at=str(token.expires_at))
         return token
 
 

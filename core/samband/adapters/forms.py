@@ -128,7 +128,9 @@ def _url_problem(url: str, policy: EgressPolicy) -> tuple[str, str] | None:
         return "url_malformed", "Give an absolute https:// address."
     except RemoteError as refused:
         # Its hint is the way out; its message names the host, which was typed here.
-        return ("url_scheme" if parts.scheme != "https" else "url_refused"), refused.hint
+        if parts.scheme != "https":
+            return "url_scheme", refused.hint
+        return "url_refused", f"The address is not one of the public internet. {refused.hint}"
     return None
 
 

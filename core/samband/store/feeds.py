@@ -99,6 +99,11 @@ class Feeds:
     async def outcomes(self, run: Run, *, outcome: str | None, after: int, limit: int) -> tuple[list[OutcomeRow], bool]:
         """Gives the records of a run that changed, were skipped or failed, and whether there are more."""
         found: list[OutcomeRow] = []
+        readers = {
+            None: (self._changed, self._others),
+            "skipped": (self._others,),
+            "failed": (self._others,),
+        }.get(outcome, (self._changed,))
         async with self._db.read() as conn:
             pages = await conn.execute(
                 sa.select(_page, _stream.c.name.label("stream"))
@@ -108,7 +113,7 @@ class Feeds:
             )
             for page in pages.all():
                 base = page.number * PAGE_STRIDE
-                for reader in (self._changed, self._others):
+                for reader in readers:
                     if len(found) <= limit:
                         found += await reader(conn, page, base, outcome, after, limit + 1 - len(found))
                 if len(found) > limit:
