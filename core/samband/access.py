@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from samband.store.catalog import Catalog
+from samband.store.api_keys import ApiKeys
 from samband.store.models import ApiKey
 
 Verb = Literal["read", "operate", "configure", "admin"]
@@ -39,8 +39,8 @@ class Caller:
 class Keys:
     """The keys of one database."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, rows: ApiKeys) -> None:
+        self._rows = rows
 
     async def holder_of(self, presented: str) -> Caller | None:
         """Tells who holds this key; None for anything that is not a valid one."""
@@ -48,7 +48,7 @@ class Keys:
         key_id, _, secret = rest.partition("_")
         if prefix != "smb" or not key_id or not secret or len(presented) > 200 or not presented.isascii():
             return None
-        key = await self._catalog.key(key_id)
+        key = await self._rows.find(key_id)
         if key is None or key.revoked_at is not None:
             return None
         if not hmac.compare_digest(key.secret_hash, hashlib.sha256(secret.encode()).hexdigest()):
@@ -58,7 +58,7 @@ class Keys:
 
     async def first(self) -> str | None:
         """Makes the first key and gives it in clear, this once; None when there are keys already."""
-        if await self._catalog.has_keys():
+        if not await self._rows.is_empty():
             return None
         return await self.create("admin", verbs=ALL_VERBS, organizations=None)
 
@@ -70,5 +70,5 @@ class Keys:
             verbs=list(verbs), organizations=None if organizations is None else list(organizations),
             created_at=dt.datetime.now(dt.UTC),
         )  # fmt: skip
-        await self._catalog.add_key(row)
+        await self._rows.add(row)
         return f"smb_{key_id}_{secret}"

@@ -62,7 +62,7 @@ class Service:
         self._store = store
         self._registry = registry
         self._bell = bell
-        self._keys = Keys(store.catalog)
+        self._keys = Keys(store.api_keys)
 
     # ── organisations and plugins ────────────────────────────────────────────
 

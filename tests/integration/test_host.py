@@ -23,7 +23,7 @@ from samband.cli.client import HostClient
 from samband.errors import AccessError, ConfigurationError, NotReadyError
 from samband.hosting.addressfile import read_address
 from samband.hosting.embedded import EmbeddedServer
-from samband.hosting.host import Host, migrate
+from samband.hosting.host import Host, create_admin_key, migrate
 from samband.settings import HostSettings
 
 PATIENCE_S = 60.0
@@ -227,3 +227,16 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_lost_first_key_is_replaced_by_whoever_has_the_data_directory(tmp_path: Path) -> None:
+    given = settings(tmp_path / "data")
+    with pytest.raises(NotReadyError):
+        await create_admin_key(given, "kari")
+    async with running(Host(given)) as host:
+        key = await create_admin_key(given, "kari")
+        async with HostClient(host.url, key) as client:
+            assert [] == (await client.get("/v1/organizations"))["items"]
+        async with HostClient(host.url, key[:-1] + ("a" if key[-1] != "a" else "b")) as client:
+            with pytest.raises(AccessError):
+                await client.get("/v1/organizations")

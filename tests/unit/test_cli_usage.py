@@ -17,7 +17,7 @@ EVERY_COMMAND = [
     ["up"], ["serve"], ["worker"], ["migrate"], ["demo"], ["plugins"], ["check"], ["sync"], ["org", "create"],
     ["org", "list"], ["integration", "create"], ["integration", "list"], ["integration", "show"],
     ["integration", "set-credentials"], ["integration", "enable"], ["integration", "disable"], ["runs", "list"],
-    ["runs", "show"],
+    ["runs", "show"], ["key", "create"],
 ]  # fmt: skip
 
 

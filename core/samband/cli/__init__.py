@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 import samband
-from samband.cli import checks, demo, hosting, integrations, organizations, plugins, runs, simulate, sync
+from samband.cli import checks, demo, hosting, integrations, keys, organizations, plugins, runs, simulate, sync
 from samband.cli.client import take_environment
 from samband.cli.output import ExitCode, fail
 from samband.errors import ConfigurationError, SambandError
@@ -46,6 +46,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.add_typer(organizations.app, name="org")
 app.add_typer(integrations.app, name="integration")
 app.add_typer(runs.app, name="runs")
+app.add_typer(keys.app, name="key")
 
 
 def _version(wanted: bool) -> None:

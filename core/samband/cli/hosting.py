@@ -48,7 +48,7 @@ def up(
     The first start prints the first API key, once. SIGTERM and Ctrl-C stop it: what is going on may end, for up to 20
     seconds; a second signal ends it at once.
     """
-    settings = _settings(data_dir=data_dir, host=host, port=port, plugins_file=plugins_file)
+    settings = host_settings(data_dir=data_dir, host=host, port=port, plugins_file=plugins_file)
     _host(settings, frozenset({"api", "worker"}), json)
 
 
@@ -60,25 +60,25 @@ def serve(
     json: Json = False,
 ) -> None:
     """Runs the API alone. Needs SAMBAND_DATABASE_URL and SAMBAND_REDIS_URL, and 'samband migrate' before."""
-    settings = _settings(data_dir=data_dir, host=host, port=port, plugins_file=plugins_file)
+    settings = host_settings(data_dir=data_dir, host=host, port=port, plugins_file=plugins_file)
     _host(settings, frozenset({"api"}), json)
 
 
 def worker(data_dir: DataDir = None, plugins_file: PluginsPath = None, json: Json = False) -> None:
     """Runs a worker alone. Needs SAMBAND_DATABASE_URL and SAMBAND_REDIS_URL; start as many as you like."""
-    _host(_settings(data_dir=data_dir, plugins_file=plugins_file), frozenset({"worker"}), json)
+    _host(host_settings(data_dir=data_dir, plugins_file=plugins_file), frozenset({"worker"}), json)
 
 
 def migrate(data_dir: DataDir = None, json: Json = False) -> None:
     """Brings the database's schema up to date. Safe to run again, and from several places at once."""
     from samband.hosting import host
 
-    before, after = run_loop(host.migrate(_settings(data_dir=data_dir)))
+    before, after = run_loop(host.migrate(host_settings(data_dir=data_dir)))
     text = f"The database is up to date ({after})." if before == after else f"Migrated from {before} to {after}."
     show({"before": before, "after": after, "changed": before != after}, [text], as_json=json)
 
 
-def _settings(**given: Any) -> HostSettings:
+def host_settings(**given: Any) -> HostSettings:
     return load_settings(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from samband.service import Service
     from samband.worker import RunWorker
 
-__all__ = ["ALL_ROLES", "Host", "Role", "migrate"]
+__all__ = ["ALL_ROLES", "Host", "Role", "create_admin_key", "migrate"]
 
 Role = Literal["api", "worker"]
 ALL_ROLES: Final[frozenset[Role]] = frozenset({"api", "worker"})
@@ -323,6 +323,27 @@ async def migrate(settings: HostSettings) -> tuple[str | None, str]:
     database = Database.open(settings.database)
     try:
         return await schema.migrate(database)
+    finally:
+        await database.close()
+
+
+async def create_admin_key(settings: HostSettings, name: str) -> str:
+    """Makes an API key for everything and gives it in clear, this once. For whoever can reach the database itself."""
+    from samband.access import ALL_VERBS, Keys
+    from samband.store.api_keys import ApiKeys
+
+    absent = NotReadyError(
+        "There is no database with this program's schema.",
+        code="migration_needed",
+        hint="Start the host once, or run 'samband migrate'; check --data-dir and SAMBAND_DATABASE_URL.",
+    )
+    if settings.database_url is None and not settings.data_dir.is_dir():
+        raise absent
+    database = Database.open(settings.database)
+    try:
+        if await schema.current_revision(database) != schema.HEAD:
+            raise absent
+        return await Keys(ApiKeys(database)).create(name, verbs=ALL_VERBS, organizations=None)
     finally:
         await database.close()
 

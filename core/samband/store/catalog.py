@@ -1,4 +1,4 @@
-"""Organisations, integrations, credentials and API keys: few rows, written one by one."""
+"""Organisations, integrations and credentials: few rows, written one by one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import ConflictError, NotFoundError
 from samband.store.database import Database
-from samband.store.models import ApiKey, Credential, Integration, Organization
+from samband.store.models import Credential, Integration, Organization
 from samband.store.runs import new_id
 from samband.store.vault import Vault
 
 _organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
 _integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
 _credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
-_key: sa.Table = ApiKey.__table__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,21 +220,6 @@ class Catalog:
                 )
             )
             return {row.integration_id: dict(row.hints) for row in rows}
-
-    # ── API keys ─────────────────────────────────────────────────────────────
-
-    async def add_key(self, key: ApiKey) -> None:
-        async with self._db.write() as conn:
-            await conn.execute(sa.insert(_key).values(**key.model_dump()))
-
-    async def has_keys(self) -> bool:
-        async with self._db.read() as conn:
-            return await conn.scalar(sa.select(_key.c.id).limit(1)) is not None
-
-    async def key(self, key_id: str) -> ApiKey | None:
-        async with self._db.read() as conn:
-            row = (await conn.execute(sa.select(_key).where(_key.c.id == key_id))).one_or_none()
-        return None if row is None else ApiKey(**row._mapping)
 
 
 def _owner(integration: Integration) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from samband.store import schema
+from samband.store.api_keys import ApiKeys
 from samband.store.catalog import Catalog
 from samband.store.database import Database
 from samband.store.feeds import Feeds
@@ -20,7 +21,8 @@ class Store:
     """One database with everything samband knows.
 
     Attributes:
-        catalog: Organisations, integrations, credentials, API keys.
+        catalog: Organisations, integrations, credentials.
+        api_keys: Who may ask.
         runs: Ordering, claiming and ending runs.
         streams: Where each stream's reading stands.
         pages: Taking pages in.
@@ -30,6 +32,7 @@ class Store:
     def __init__(self, database: Database, vault: Vault) -> None:
         self.database = database
         self.catalog = Catalog(database, vault)
+        self.api_keys = ApiKeys(database)
         self.runs = Runs(database)
         self.streams = Streams(database)
         self.pages = PageWriter(database)
