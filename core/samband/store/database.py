@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -75,7 +76,7 @@ class Database:
                 await conn.execution_options(samband_write=write)
                 async with conn.begin():
                     yield conn
-        except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, OSError) as err:
+        except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError, OSError) as err:
             raise NotReadyError(
                 "The database does not answer.", code="database_unavailable", hint="Try again in a moment."
             ) from err
