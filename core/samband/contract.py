@@ -21,6 +21,7 @@ __all__ = [
     "Batch",
     "Capability",
     "Check",
+    "ConsentRequest",
     "Context",
     "CredentialsModel",
     "Direction",
@@ -33,18 +34,24 @@ __all__ = [
     "Page",
     "Receipt",
     "Record",
+    "Selection",
     "SettingsModel",
     "Stream",
     "Token",
     "Trigger",
+    "WebhookAnswer",
+    "WebhookProof",
     "WebhookRequest",
 ]
 
 HOOK_API_VERSION = 1
 """The hook API this core speaks. A plugin that declares another number is listed as failed and not called."""
 
-Capability = Literal["sync", "export", "webhook", "check", "find_exported"]
+Capability = Literal["sync", "fetch", "export", "webhook", "check", "find_exported"]
 """What a plugin can do; each name is the hook that must then exist (``webhook`` is ``handle_webhook``)."""
+
+WebhookProof = Literal["standard-webhooks", "hmac", "header", "query", "none"]
+"""How a sender proves that a delivery is theirs; ``none`` is declared, and shown as such wherever the webhook is."""
 
 Direction = Literal["pull", "push", "both"]
 
@@ -112,6 +119,29 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentRequest:
+    """Where a person is sent to agree, for systems that need one (OAuth 2.0 authorization code with PKCE).
+
+    Attributes:
+        authorize_url: Their authorization endpoint.
+        token_url: Their token endpoint, where the code is exchanged; its host must be in the egress allow-list.
+        client_id: The registered client.
+        client_secret: Its secret, or None for a public client.
+        scope: What is asked for, separated by spaces.
+        auth_method: Where the client's secret goes in the exchange.
+        parameters: Added to the authorization address, for instance ``{"prompt": "consent"}``.
+    """
+
+    authorize_url: str
+    token_url: str
+    client_id: str
+    client_secret: SecretStr | None = None
+    scope: str = ""
+    auth_method: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a plugin is and can do. Data only: it is read at start, before any hook is called.
 
@@ -131,6 +161,11 @@ class Manifest:
             every integration counts as an account of its own.
         kinds: Canonical kinds this plugin adds.
         simulator: Module that ``python -m`` runs as a stand-in for the external system, or None.
+        webhook: How their deliveries prove themselves; None when the plugin takes none.
+        credentials_expire_at: ``credentials -> instant`` at which they stop working (a certificate's end), or None.
+            Warned of 14 days ahead.
+        consent: ``(settings, credentials) -> ConsentRequest`` for a system that a person has to agree at; the token
+            that follows is given to ``authenticate`` as ``ctx.token`` whenever it has to be renewed.
     """
 
     name: str
@@ -147,6 +182,9 @@ class Manifest:
     account: Callable[[Any], str] = lambda settings: "default"
     kinds: tuple[Kind, ...] = ()
     simulator: str | None = None
+    webhook: WebhookProof | None = None
+    credentials_expire_at: Callable[[Any], datetime | None] = lambda credentials: None
+    consent: Callable[[Any, Any], ConsentRequest] | None = None
 
     def stream(self, name: str) -> Stream:
         """Gives the stream of that name; `KeyError` names the ones there are."""
@@ -234,6 +272,7 @@ class Context:
         run_id: The run on whose behalf the hook is called; None for checks and token renewals.
         settings: An instance of the manifest's settings model.
         credentials: An instance of the manifest's credentials model during ``authenticate``, else None.
+        token: During ``authenticate``, the token kept last, for its refresh token; None at the first time and otherwise.
         http: The authorised session; during ``authenticate`` it carries no token.
         now: The clock, aware UTC. Use it instead of ``datetime.now`` so that tests can move time.
         log: Structured logger, bound to the integration and the run.
@@ -248,6 +287,7 @@ class Context:
     now: Callable[[], datetime]
     log: Logger
     credentials: Any = None
+    token: Token | None = None
     progress: Callable[[int, int | None], None] = lambda done, total: None
 
 
@@ -307,6 +347,21 @@ class Page:
     cursor: str | None = None
     complete: bool = False
     total: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which records of a stream are meant, apart from its cursor: some keys, or those changed within a window.
+
+    Attributes:
+        keys: Their ids, at most 1,000; empty when a window is meant.
+        since: Changed at or after this instant, aware UTC; None for no lower bound.
+        until: Changed before this instant, aware UTC; None for no upper bound.
+    """
+
+    keys: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,6 +466,23 @@ class Trigger:
     stream: str
     keys: Sequence[str] = ()
     delivery_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookAnswer:
+    """What a sender gets instead of the plain 202: the answer to a challenge that proves the address is ours.
+
+    Attributes:
+        status: Of the answer.
+        body: At most 64 KiB.
+        content_type: Of the body.
+        triggers: What to fetch, if the delivery says something as well.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    content_type: str = "text/plain"
+    triggers: Sequence[Trigger] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

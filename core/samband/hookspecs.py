@@ -15,7 +15,19 @@ from collections.abc import AsyncIterator, Sequence
 
 import pluggy
 
-from samband.contract import Batch, Check, Context, Event, Page, Receipt, Token, Trigger, WebhookRequest
+from samband.contract import (
+    Batch,
+    Check,
+    Context,
+    Event,
+    Page,
+    Receipt,
+    Selection,
+    Token,
+    Trigger,
+    WebhookAnswer,
+    WebhookRequest,
+)
 
 PROJECT = "samband"
 ENTRY_POINT_GROUP = "samband.plugins"
@@ -34,8 +46,9 @@ class Hooks:
         """Obtains a credential now.
 
         Called when there is no token, shortly before one expires, and once after a 401. The core keeps the result,
-        shares it between all calls of the integration and never runs two renewals at once.
-        ``ctx.credentials`` is set only here; ``ctx.http`` carries no token here.
+        shares it between all calls of the integration, in all processes, and never runs two renewals at once.
+        ``ctx.credentials`` is set only here; ``ctx.http`` carries no token here. ``ctx.token`` is the token kept last: a
+        plugin whose system gives refresh tokens uses that one, and returns the new one beside the new access token.
 
         Shape: a `Token`; ``expires_at`` None means that it never expires.
         Raises: `AuthError` (the core stops and a person is told), `RetryableError` (tried again).
@@ -71,6 +84,19 @@ class Hooks:
         side's data allows. May be closed after any page.
         """
 
+    @hookspec
+    def fetch(self, ctx: Context, stream: str, selection: Selection) -> AsyncIterator[Page]:  # type: ignore[empty-body]
+        """Reads chosen records of a stream, apart from its cursor. Optional.
+
+        Used for backfills, for reading failed records again, and for webhooks that name what changed. Without it these
+        read the stream's changes instead, or are refused.
+
+        Shape: as ``sync``; the last page has ``complete=True``. Cursors are ignored. A key of ``selection.keys`` that
+        is gone at the other side belongs in ``Page.deleted``; nothing else is deleted because of this read.
+        Raises: as ``sync``, without `CursorExpiredError`.
+        Again: safe.
+        """
+
     # ── writing ──────────────────────────────────────────────────────────────
 
     @hookspec
@@ -96,12 +122,16 @@ class Hooks:
     # ── being told ───────────────────────────────────────────────────────────
 
     @hookspec
-    async def handle_webhook(self, ctx: Context, request: WebhookRequest) -> list[Trigger]:  # type: ignore[empty-body]
+    async def handle_webhook(  # type: ignore[empty-body]
+        self, ctx: Context, request: WebhookRequest
+    ) -> list[Trigger] | WebhookAnswer:
         """Verifies a delivery over its raw bytes and says what to fetch.
 
-        Called before the sender is answered: no remote calls, no slow work.
+        Called before the sender is answered: no remote calls, no slow work; ``ctx.http`` refuses everything.
+        ``samband.webhooks`` has the usual proofs ready-made. Declare in ``Manifest.webhook`` which one it is.
 
-        Shape: triggers, possibly none. What they name is read by ``sync``; the body itself is never stored as data.
+        Shape: triggers, possibly none. What they name is read by ``sync`` or ``fetch``; the body itself is never
+        stored as data. A `WebhookAnswer` where the sender expects one, as for a challenge.
         Raises: `SignatureError` (answered 401, nothing stored but a count).
         Again: a delivery may come twice; answer the same.
         """

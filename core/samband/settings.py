@@ -65,6 +65,8 @@ class HostSettings(BaseSettings):
         log_format: ``console`` for people, ``json`` for machines.
         key: The master key that credentials are encrypted with; None for the one in ``data_dir``.
         max_body_bytes: Largest request body the API reads.
+        public_url: Where the world reaches this host, for instance ``https://samband.example.org``; used verbatim in the
+            addresses that are given to others (webhooks, consent callbacks).
     """
 
     model_config = SettingsConfigDict(
@@ -97,6 +99,7 @@ class HostSettings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     key: SecretStr | None = None
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=1024**3)
+    public_url: str = ""
 
     @property
     def database(self) -> str:
@@ -129,6 +132,14 @@ class HostSettings(BaseSettings):
         if any("://" in host for host in hosts):
             raise ValueError(f"write {_HOST_FORMS}, without a scheme")
         return hosts
+
+    @field_validator("public_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("write it as https://host, with a path if the host is behind one")
+        return url.rstrip("/")
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

@@ -98,33 +98,33 @@ class Hosts:
 
     async def connect(self, simulator: Simulator, org: str = "hlf", **settings: Any) -> None:
         """Adds an organisation with an integration that is tested and enabled."""
-        await self.service.create_organization(org, org.upper())
-        await self.service.create_integration(
+        await self.service.organizations.create(org, org.upper())
+        await self.service.integrations.create(
             org, "dynamics365", settings={**simulator.line["settings"], **settings},
             credentials=simulator.line["credentials"],
         )  # fmt: skip
-        check = await self.service.test_integration(org, "dynamics365")
+        check = await self.service.integrations.test(org, "dynamics365")
         assert check.ok, check
-        await self.service.enable_integration(org, "dynamics365")
+        await self.service.integrations.enable(org, "dynamics365")
 
     async def ended(self, run: RunView, patience_s: float = PATIENCE_S) -> RunView:
         """Waits until a run is over."""
         async with asyncio.timeout(patience_s):
-            while (run := await self.service.get_run(run.organization, run.id)).is_live:
+            while (run := await self.service.runs.get(run.organization, run.id)).is_live:
                 await asyncio.sleep(0.05)
         return run
 
     async def order(self, org: str, plugin: str) -> RunView:
         """Orders a sync with a plugin that only the workers have."""
         with contextlib.suppress(ConflictError):
-            await self.service.create_organization(org, org.upper())
+            await self.service.organizations.create(org, org.upper())
         pending = self.store.catalog.pending({}, {})
         integration = await self.store.catalog.add_integration(org, plugin, plugin, {}, pending)
         run = await self.store.runs.order(
             integration=integration, plugin_version="1", operation="sync", streams=["things"], full=False,
             reason="test", requested_by="test",
         )  # fmt: skip
-        return await self.service.get_run(org, run.id)
+        return await self.service.runs.get(org, run.id)
 
     def stop(self) -> None:
         for process in self.processes:

@@ -70,7 +70,7 @@ async def test_stalled_worker_that_wakes_up_writes_nothing(hosts: Hosts) -> None
         stalled.send_signal(signal.SIGCONT)
         after = await hosts.store.feeds.run("hlf", run.id)
         assert ("succeeded", 2) == (after.state, after.fence)
-        changes = await hosts.service.list_changes("hlf", after=0, limit=100_000)
+        changes = await hosts.service.records.changes("hlf", after=0, limit=100_000)
         assert done.counts.created == len(changes.items)
         assert len({c.record_id for c in changes.items}) == len(changes.items)
 

@@ -29,13 +29,13 @@ async def test_poison_run_ends_as_a_dead_letter(hosts: Hosts, tmp_path: Path) ->
         if worker.poll() is not None:
             deaths += 1
             worker = hosts.start_worker(PYTHONPATH=str(plugins), SAMBAND_MAX_ATTEMPTS="3", SAMBAND_LEASE_S="1")
-        return not (await hosts.service.get_run("hlf", run.id)).is_live
+        return not (await hosts.service.runs.get("hlf", run.id)).is_live
 
     await until(is_over)
-    ended = await hosts.service.get_run("hlf", run.id)
+    ended = await hosts.service.runs.get("hlf", run.id)
     assert ended.error is not None
     assert ("failed", "worker_died") == (ended.state, ended.error.code)
     assert 3 == deaths
     assert worker.poll() is None
-    (letter,) = await hosts.service.list_dead_letters("hlf")
+    (letter,) = await hosts.service.runs.dead_letters("hlf")
     assert (run.id, 1, "worker_died") == (letter.run, letter.occurrences, letter.reason)

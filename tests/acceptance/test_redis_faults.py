@@ -60,7 +60,7 @@ async def test_killed_redis_in_mid_run_is_restarted_and_work_goes_on(
             assert "succeeded" == (await hosts.ended(run)).state
 
             async def is_back() -> bool:
-                parts = await hosts.service.readiness()
+                parts = await hosts.service.health.readiness()
                 return queue_server.pid not in (None, first) and set(parts.values()) == {"ok"}
 
             await until(is_back)
@@ -81,5 +81,5 @@ async def test_order_is_taken_and_carried_out_while_redis_is_away(
     assert "succeeded" == first.state
     await queue_server.stop()
     run = await hosts.service.trigger_sync("hlf", "dynamics365")
-    assert (await hosts.service.readiness())["queue"].startswith("degraded")
+    assert (await hosts.service.health.readiness())["queue"].startswith("degraded")
     assert "succeeded" == (await hosts.ended(run)).state

@@ -40,14 +40,14 @@ async def test_key_of_one_organisation_means_nothing_to_another(hosts: Hosts, si
     second = await hosts.service.trigger_sync("nbf", "dynamics365", idempotency_key="k")
     assert first.id != second.id
     with pytest.raises(NotFoundError):
-        await hosts.service.get_run("nbf", first.id)
+        await hosts.service.runs.get("nbf", first.id)
 
 
 async def test_untested_or_disabled_integration_does_not_run_and_says_what_is_needed(
     hosts: Hosts, simulator: Simulator
 ) -> None:
-    await hosts.service.create_organization("hlf", "HLF")
-    await hosts.service.create_integration("hlf", "dynamics365", settings=simulator.line["settings"])
+    await hosts.service.organizations.create("hlf", "HLF")
+    await hosts.service.integrations.create("hlf", "dynamics365", settings=simulator.line["settings"])
     attempts = {
         "not_tested": hosts.service.enable_integration,
         "not_enabled": hosts.service.trigger_sync,
@@ -58,7 +58,7 @@ async def test_untested_or_disabled_integration_does_not_run_and_says_what_is_ne
         assert expected == caught.value.code
         assert caught.value.hint
     with pytest.raises(ConflictError) as caught:
-        await hosts.service.test_integration("hlf", "dynamics365")
+        await hosts.service.integrations.test("hlf", "dynamics365")
     assert "credentials_missing" == caught.value.code
 
 
@@ -74,19 +74,19 @@ async def test_settings_that_lead_elsewhere_forget_the_secret_and_ask_for_a_new_
 ) -> None:
     await hosts.connect(simulator)
     settings = {**simulator.line["settings"], "page_size": 50}
-    changed = await hosts.service.update_integration("hlf", "dynamics365", settings=settings)
+    changed = await hosts.service.integrations.update("hlf", "dynamics365", settings=settings)
     assert ("saved", True) == (changed.state, bool(changed.credentials))
     elsewhere = {**settings, "authority_url": "https://login.example.org"}
-    changed = await hosts.service.update_integration("hlf", "dynamics365", settings=elsewhere)
+    changed = await hosts.service.integrations.update("hlf", "dynamics365", settings=elsewhere)
     assert ("saved", {}) == (changed.state, changed.credentials)
     with pytest.raises(ConflictError) as caught:
-        await hosts.service.test_integration("hlf", "dynamics365")
+        await hosts.service.integrations.test("hlf", "dynamics365")
     assert "credentials_missing" == caught.value.code
 
 
 async def test_switching_off_is_not_undone_by_new_credentials(hosts: Hosts, simulator: Simulator) -> None:
     await hosts.connect(simulator)
     seen_before = await hosts.store.catalog.integration("hlf", "dynamics365")
-    await hosts.service.disable_integration("hlf", "dynamics365")
+    await hosts.service.integrations.disable("hlf", "dynamics365")
     pending = hosts.store.catalog.pending(simulator.line["credentials"], {})
     assert "disabled" == (await hosts.store.catalog.set_credentials(seen_before, pending)).state

@@ -22,7 +22,7 @@ async def execute(hosts: Hosts, run: RunView, *, max_attempts: int = 5) -> RunVi
     settings = FlowSettings(owner="test", max_attempts=max_attempts)
     flow = Flow(store=hosts.store, registry=hosts.registry, settings=settings)
     await flow.execute(run.id)
-    return await hosts.service.get_run(run.organization, run.id)
+    return await hosts.service.runs.get(run.organization, run.id)
 
 
 def strike(simulator: Simulator, fault: str, **how: Any) -> None:
@@ -30,7 +30,7 @@ def strike(simulator: Simulator, fault: str, **how: Any) -> None:
 
 
 async def failures(hosts: Hosts, run: RunView) -> dict[str, str | None]:
-    page = await hosts.service.list_outcomes("hlf", run.id, outcome="failed", limit=500)
+    page = await hosts.service.runs.outcomes("hlf", run.id, outcome="failed", limit=500)
     return {o.code or "": o.field for o in page.items if o.stream == "contacts"}
 
 
@@ -47,12 +47,12 @@ async def test_garbage_rows_are_outcomes_with_their_fields_and_the_rest_arrives(
     assert "missing_key" in found
     assert "birth_date" in found.values()
     assert "status" in found.values()
-    text = str(await hosts.service.list_outcomes("hlf", run.id, outcome="failed", limit=500))
+    text = str(await hosts.service.runs.outcomes("hlf", run.id, outcome="failed", limit=500))
     assert len(text) < 20_000, "a value of two mebibytes was quoted"
     # What failed is read again, and whole, when everything is.
     healed = await sync(hosts, full=True)
     assert {} == await failures(hosts, healed)
-    members = await hosts.service.list_records("hlf", "member", limit=500)
+    members = await hosts.service.records.page("hlf", "member", limit=500)
     assert 300 <= len(members.items)
 
 
@@ -77,7 +77,7 @@ async def test_expired_cursor_is_healed_by_a_full_read_that_finds_deletions(host
     assert any("contacts" in note for note in run.notes), run
     assert 3 == run.counts.deleted
     assert 0 == run.counts.created
-    changes = await hosts.service.list_changes("hlf", limit=10_000)
+    changes = await hosts.service.records.changes("hlf", limit=10_000)
     assert 3 == sum(c.op == "deleted" for c in changes.items)
 
 
@@ -122,7 +122,7 @@ async def test_outage_after_progress_is_waited_for_even_on_the_last_attempt(host
 
 async def test_refused_secret_names_itself_and_asks_for_a_person(hosts: Hosts, simulator: Simulator) -> None:
     await hosts.connect(simulator)
-    await hosts.service.set_credentials(
+    await hosts.service.integrations.set_credentials(
         "hlf", "dynamics365", {**simulator.line["credentials"], "client_secret": "canary-wrong-secret"}
     )
     run = await sync(hosts)

@@ -48,8 +48,8 @@ async def pull(url: str, database_url: str, mode: str) -> dict[str, object]:
     await store.migrate()
     service = Service(store=store, registry=registry, bell=NoBell())
     if mode == "first":
-        await service.create_organization("bench", "Benchmark")
-        await service.create_integration(
+        await service.organizations.create("bench", "Benchmark")
+        await service.integrations.create(
             "bench", "dynamics365",
             settings={"environment_url": url, "tenant_id": "11111111-1111-4111-8111-111111111111", "authority_url": url},
             credentials={"client_id": "22222222-2222-4222-8222-222222222222", "client_secret": "benchmark-secret-value"},
@@ -62,7 +62,7 @@ async def pull(url: str, database_url: str, mode: str) -> dict[str, object]:
     cpu, start = time.process_time(), time.perf_counter()
     await flow.execute(run.id)
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    done = await service.get_run("bench", run.id)
+    done = await service.runs.get("bench", run.id)
     await registry.close()
     await store.close()
     total = max(done.counts.total, 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
+from samband.acting import EVERYWHERE, act_for
 from samband.api.access import admit
 from samband.api.answers import Answer
 from samband.api.bodies import BodyLimits, read_json
@@ -80,6 +81,12 @@ class Endpoint:
     async def serve(self, request: web.Request, service: Service, limits: BodyLimits) -> web.StreamResponse:
         """Answers one request: admits the caller, reads what was sent, calls the handler, writes what it gives."""
         caller = None if self.verb is None else await admit(request, service, self.verb)
+        with act_for(organization=_confinement(request, caller), actor=_actor(caller)):
+            return await self._serve(request, service, limits, caller)
+
+    async def _serve(
+        self, request: web.Request, service: Service, limits: BodyLimits, caller: Caller | None
+    ) -> web.StreamResponse:
         arguments = self._read_parameters(request)
         if self.reads_body:
             body = self._check_body(await read_json(request, limits))
@@ -128,6 +135,20 @@ class Endpoint:
         answer = given if isinstance(given, Answer) else Answer(value=given)
         content = self.signature.answer.dump_json(answer.value)
         return web.Response(body=content, status=self.status, content_type=self.media_type, headers=answer.headers)
+
+
+def _confinement(request: web.Request, caller: Caller | None) -> str:
+    """Gives the one organisation that the request may touch: that of its address, or the only one its key reaches."""
+    named = request.match_info.get("org")
+    if named is not None and caller is not None:
+        return named
+    if caller is not None and caller.organizations is not None and len(caller.organizations) == 1:
+        return next(iter(caller.organizations))
+    return EVERYWHERE
+
+
+def _actor(caller: Caller | None) -> str:
+    return "nobody" if caller is None else f"key:{caller.key_id} {caller.name}"
 
 
 class Endpoints(list[Endpoint]):

@@ -45,7 +45,7 @@ class Metrics:
     async def render(self, service: Service) -> bytes:
         """Gives the text Prometheus reads. When the database is away the process's own figures are still there."""
         try:
-            snapshot = await service.metrics_snapshot()
+            snapshot = await service.health.metrics_snapshot()
             families = [_family(name, value) for name, value in snapshot.items() if value is not None]
         except SambandError:
             families = []

@@ -21,6 +21,7 @@ import structlog
 from samband.errors import ConfigurationError, NotReadyError
 from samband.hosting.addressfile import write_address, write_private
 from samband.hosting.datadir import DataDirLock
+from samband.hosting.duties import Duty, keep_up
 from samband.hosting.embedded import EmbeddedServer
 from samband.hosting.interpreter import tune_interpreter
 from samband.queue import Doorbell
@@ -145,7 +146,7 @@ class Host:
         self._parts.push_async_callback(bell.close)
         from samband.service import Service
 
-        service = Service(store=store, registry=registry, bell=bell)
+        service = Service(store=store, registry=registry, bell=bell, public_url=self.settings.public_url)
         if "worker" in self.roles:
             await self._start_worker(store, registry, bell, redis_url)
         if listening is not None:
@@ -276,6 +277,12 @@ class Host:
             drain_s=_DRAIN_S,
         )
         self._run(self._worker.run(), "worker")
+        for duty in self._duties(store, registry, bell):
+            self._run(keep_up(duty), duty.name)
+
+    def _duties(self, store: Store, registry: Registry, bell: Doorbell) -> list[Duty]:
+        """Gives what this process does by itself besides executing runs."""
+        return []
 
     async def _start_api(self, service: Service, listening: socket.socket) -> None:
         from aiohttp import web

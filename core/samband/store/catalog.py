@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import ConflictError, NotFoundError
 from samband.store.database import Database
+from samband.store.ids import new_id
 from samband.store.models import Credential, Integration, Organization
-from samband.store.runs import new_id
 from samband.store.vault import Vault
 
 _organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]

@@ -14,10 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from samband.acting import acting
 from samband.errors import ConfigurationError, NotReadyError
-from samband.store.models import UtcInstant
+from samband.store.columns import UtcInstant
 
 BUSY_TIMEOUT_MS = 10_000
+
+_CONFINE = sa.text("SELECT set_config('samband.organization', :organization, true)")
 
 
 class Database:
@@ -75,6 +78,10 @@ class Database:
             async with self.engine.connect() as conn:
                 await conn.execution_options(samband_write=write)
                 async with conn.begin():
+                    if not self.is_sqlite:
+                        # The second wall (see migration 0003): a statement that forgets its WHERE still sees one
+                        # organisation only. Set for this transaction, so that a pooled connection keeps nothing.
+                        await conn.execute(_CONFINE, {"organization": acting().organization})
                     yield conn
         except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, sqlite3.OperationalError, OSError) as err:
             raise NotReadyError(

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.errors import StaleLeaseError
 from samband.rules.intake import UNKNOWN_REFERENCE, Intake, Known
 from samband.store.database import Database
-from samband.store.models import Binding, Change, Organization, Outbox, Page, Record, Run, Stream, iso_ms
+from samband.store.models import Binding, Change, Organization, Page, Record, Run, Stream, iso_ms
+from samband.store.outbox import insert_event
 from samband.store.page_sql import POSTGRES, SQLITE, PageStatements, Statement
 from samband.store.runs import Lease, fenced
 
@@ -27,7 +28,6 @@ _page: sa.Table = Page.__table__  # type: ignore[attr-defined]
 _binding: sa.Table = Binding.__table__  # type: ignore[attr-defined]
 _record: sa.Table = Record.__table__  # type: ignore[attr-defined]
 _change: sa.Table = Change.__table__  # type: ignore[attr-defined]
-_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +126,8 @@ class PageWriter:
         # First of all, because it locks the run's row: a worker whose lease has gone learns it before it writes.
         values: dict[str, Any] = {name: _run.c[name] + n for name, n in commit.intake.counts().items() if n}
         values |= {"pages": _run.c.pages + 1, "attempt": 0 if commit.advances else _run.c.attempt}
+        if commit.advances:
+            values["progress_at"] = dt.datetime.now(dt.UTC)
         if commit.total is not None:
             values["expected_total"] = commit.total
         statement = fenced(sa.update(_run), lease).values(**values).returning(_run.c.pages, _run.c.progress)
@@ -140,7 +142,7 @@ class PageWriter:
     ) -> dict[str, int]:  # fmt: skip
         counts, changes = intake.counts(), intake.change_count
         new, changed = len(intake.created), len(intake.updated)
-        first_id, first_seq = await self._take_numbers(conn, lease, new, changes)
+        first_id, first_seq, event_seq = await self._take_numbers(conn, lease, new, changes)
         page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, changes, now)
         scope = {
             "org": lease.organization_id, "kind": position.kind, "stream": position.stream_id, "page": page_id,
@@ -151,23 +153,23 @@ class PageWriter:
         await self._write_deleted(conn, intake, {**scope, "first_seq": first_seq + new + changed})
         await self._write_marks(conn, intake, scope, is_full=position.reading_full)
         if changes:
-            await self._announce(conn, lease, position, page_id, first_seq, counts, now)
+            await self._announce(conn, lease, position, page_id, first_seq, event_seq, counts, now)
         return counts
 
-    async def _take_numbers(self, conn: AsyncConnection, lease: Lease, records: int, changes: int) -> tuple[int, int]:
+    async def _take_numbers(
+        self, conn: AsyncConnection, lease: Lease, records: int, changes: int
+    ) -> tuple[int, int, int]:
+        """Gives the first record id, the first change number and the number of the event that tells of them."""
         if not records and not changes:
-            return 0, 0
-        row = (
-            await conn.execute(
-                sa.update(_organization)
-                .where(_organization.c.id == lease.organization_id)
-                .values(
-                    record_seq=_organization.c.record_seq + records, change_seq=_organization.c.change_seq + changes
-                )
-                .returning(_organization.c.record_seq, _organization.c.change_seq)
-            )
-        ).one()
-        return row.record_seq - records + 1, row.change_seq - changes + 1
+            return 0, 0, 0
+        taken = {
+            "record_seq": _organization.c.record_seq + records,
+            "change_seq": _organization.c.change_seq + changes,
+            "event_seq": _organization.c.event_seq + 1,
+        }
+        statement = sa.update(_organization).where(_organization.c.id == lease.organization_id).values(**taken)
+        row = (await conn.execute(statement.returning(*(_organization.c[name] for name in taken)))).one()
+        return row.record_seq - records + 1, row.change_seq - changes + 1, row.event_seq
 
     async def _insert_page(
         self, conn: AsyncConnection, lease: Lease, position: StreamPosition, number: int,
@@ -240,7 +242,7 @@ class PageWriter:
         totals = {"pages": number, "deleted": _run.c.deleted + count}
         await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**totals))
         counts = {**dict.fromkeys(COUNTS, 0), "deleted": count}
-        _, first_seq = await self._take_numbers(conn, lease, 0, count)
+        _, first_seq, event_seq = await self._take_numbers(conn, lease, 0, count)
         page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, count, now)
         owned = sa.and_(
             _record.c.organization_id == lease.organization_id,
@@ -264,7 +266,7 @@ class PageWriter:
             )
         )  # fmt: skip
         await conn.execute(sa.update(_binding).where(gone).values(tag=None, hash=None, generation=position.generation))
-        await self._announce(conn, lease, position, page_id, first_seq, counts, now)
+        await self._announce(conn, lease, position, page_id, first_seq, event_seq, counts, now)
         return count
 
     async def _move_cursor(
@@ -289,7 +291,7 @@ class PageWriter:
 
     async def _announce(
         self, conn: AsyncConnection, lease: Lease, position: StreamPosition, page_id: int, first_seq: int,
-        counts: Mapping[str, int], now: dt.datetime,
+        event_seq: int, counts: Mapping[str, int], now: dt.datetime,
     ) -> None:  # fmt: skip
         changed = counts["created"] + counts["updated"] + counts["deleted"]
         data = {
@@ -297,12 +299,8 @@ class PageWriter:
             "first_seq": first_seq, "last_seq": first_seq + changed - 1,
             "created": counts["created"], "updated": counts["updated"], "deleted": counts["deleted"],
         }  # fmt: skip
-        await conn.execute(
-            sa.insert(_outbox).values(
-                organization_id=lease.organization_id, type="no.samband.records.changed.v1",
-                subject=f"integration/{lease.integration_id}", data=data, created_at=now,
-            )
-        )  # fmt: skip
+        subject = f"integration/{lease.integration_id}"
+        await insert_event(conn, lease.organization_id, event_seq, "no.samband.records.changed.v1", subject, data, now)
 
 
 async def _execute(conn: AsyncConnection, statement: Statement, given: Mapping[str, Any]) -> Sequence[Any]:

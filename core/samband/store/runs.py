@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,12 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import AlreadyRunningError, ConflictError, StaleLeaseError
 from samband.store.database import Database
-from samband.store.models import LIVE, DeadLetter, Idempotency, Integration, Outbox, Run
+from samband.store.ids import new_id
+from samband.store.models import LIVE, DeadLetter, Idempotency, Integration, Run
+from samband.store.outbox import emit
 from samband.views import ErrorView
 
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
 _integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
 _dead: sa.Table = DeadLetter.__table__  # type: ignore[attr-defined]
 _idempotency: sa.Table = Idempotency.__table__  # type: ignore[attr-defined]
 
@@ -29,12 +29,6 @@ MAX_NOTES = 20
 _uncounted = sa.case((_run.c.attempt > 0, _run.c.attempt - 1), else_=0)
 
 _Dml = TypeVar("_Dml", bound=sa.Update)
-
-
-def new_id() -> str:
-    """Gives an id that sorts by time: 48 bits of milliseconds, then 80 random bits, in hex."""
-    ms = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
-    return f"{ms:012x}{uuid.uuid4().hex[12:]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,12 +269,7 @@ class Runs:
         data: dict[str, Any] = {"run": lease.run_id, "state": state, "operation": lease.operation}
         if error is not None:
             data["code"] = error.code
-        await conn.execute(
-            sa.insert(_outbox).values(
-                organization_id=lease.organization_id, type=f"no.samband.run.{word}.v1", subject=f"run/{lease.run_id}",
-                data=data, created_at=now,
-            )
-        )  # fmt: skip
+        await emit(conn, lease.organization_id, f"no.samband.run.{word}.v1", f"run/{lease.run_id}", data)
 
     async def _set_connection(self, conn: AsyncConnection, lease: Lease, connection: str) -> None:
         await conn.execute(

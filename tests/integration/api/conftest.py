@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,10 @@ class FakeService:
             id=7, organization="hlf", type="dynamics365", run="r1", reason="remote_error", message="Gave up.",
             occurrences=2, created_at=NOW, updated_at=NOW,
         )  # fmt: skip
+
+    @property
+    def areas(self) -> Areas:
+        return Areas(self)
 
     def _called(self, name: str, **arguments: Any) -> None:
         self.calls.append((name, arguments))
@@ -263,6 +268,31 @@ class FakeService:
         return self.snapshot
 
 
+class Areas:
+    """The fake as the API sees the service: its areas, and the operations on itself."""
+
+    def __init__(self, fake: FakeService) -> None:
+        self.trigger_sync = fake.trigger_sync
+        self.get_integration_status = fake.get_integration_status
+        self.get_last_sync_result = fake.get_last_sync_result
+        self.list_plugins = fake.list_plugins
+        self.authenticate_key = fake.authenticate_key
+        self.organizations = SimpleNamespace(
+            create=fake.create_organization, all=fake.list_organizations, get=fake.get_organization
+        )
+        self.integrations = SimpleNamespace(
+            create=fake.create_integration, all=fake.list_integrations, get=fake.get_integration,
+            update=fake.update_integration, set_credentials=fake.set_credentials, test=fake.test_integration,
+            enable=fake.enable_integration, disable=fake.disable_integration,
+        )  # fmt: skip
+        self.runs = SimpleNamespace(
+            page=fake.list_runs, get=fake.get_run, outcomes=fake.list_outcomes, dead_letters=fake.list_dead_letters,
+            acknowledge_dead_letter=fake.acknowledge_dead_letter,
+        )  # fmt: skip
+        self.records = SimpleNamespace(page=fake.list_records, get=fake.get_record, changes=fake.list_changes)
+        self.health = SimpleNamespace(readiness=fake.readiness, metrics_snapshot=fake.metrics_snapshot)
+
+
 def plugin(name: str, **values: Any) -> PluginView:
     return PluginView(
         **{"name": name, "title": name, "distribution": f"samband-{name}", "version": "1", "state": "loaded"} | values
@@ -323,7 +353,7 @@ async def client(service: FakeService) -> AsyncIterator[TestClient[web.Request, 
         if (surprise := undocumented(document, request, response)) is not None:
             surprises.append(surprise)
 
-    app = create_app(service, max_body_bytes=2_000, request_timeout_s=0.3)  # type: ignore[arg-type]
+    app = create_app(service.areas, max_body_bytes=2_000, request_timeout_s=0.3)  # type: ignore[arg-type]
     app.on_response_prepare.append(compare)
     async with TestClient(TestServer(app)) as opened:
         yield opened

@@ -86,7 +86,7 @@ async def test_every_branch_of_the_error_tree_has_its_status(
     from samband.api import create_app
 
     service.defects["enable_integration"] = error
-    async with TestClient(TestServer(create_app(service))) as client:
+    async with TestClient(TestServer(create_app(service.areas))) as client:
         answer = await client.post(f"{ONE}/enable", headers={"Authorization": "Bearer smb_admin_1"})
         body = await answer.json()
     assert (answer.status, body["code"], body["status"]) == (status, code, status)

@@ -20,10 +20,10 @@ OpenOnly = Annotated[bool, Field(description="Leave out those that have been ack
 @endpoints.add("GET", _BASE, verb="read")
 async def list_dead_letters(call: Call, org: OrgId, open_only: OpenOnly = True) -> Listing[DeadLetterView]:
     """Lists the work that was given up after its attempts."""
-    return Listing[DeadLetterView].of(await call.service.list_dead_letters(org, open_only=open_only))
+    return Listing[DeadLetterView].of(await call.service.runs.dead_letters(org, open_only=open_only))
 
 
 @endpoints.add("POST", _BASE + "/{id}/acknowledge", verb="operate", problems=("dead_letter_not_found",))
 async def acknowledge_dead_letter(call: Call, org: OrgId, id: RowId) -> DeadLetterView:
     """Marks a dead letter as seen, under the name of the key."""
-    return await call.service.acknowledge_dead_letter(org, id, call.caller.name)
+    return await call.service.runs.acknowledge_dead_letter(org, id, call.caller.name)

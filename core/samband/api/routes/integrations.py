@@ -78,7 +78,7 @@ class CredentialsIn(Input):
 @endpoints.add("GET", _BASE, verb="read")
 async def list_integrations(call: Call, org: OrgId) -> Listing[IntegrationView]:
     """Lists the organisation's integrations."""
-    return Listing[IntegrationView].of(await call.service.list_integrations(org))
+    return Listing[IntegrationView].of(await call.service.integrations.all(org))
 
 
 @endpoints.add(
@@ -91,7 +91,7 @@ async def list_integrations(call: Call, org: OrgId) -> Listing[IntegrationView]:
 )
 async def create_integration(call: Call, org: OrgId, body: IntegrationIn) -> Answer[IntegrationView]:
     """Adds an integration, saved but not enabled."""
-    created = await call.service.create_integration(
+    created = await call.service.integrations.create(
         org,
         body.type,
         display_name=body.display_name,
@@ -105,7 +105,7 @@ async def create_integration(call: Call, org: OrgId, body: IntegrationIn) -> Ans
 @endpoints.add("GET", _ONE, verb="read", problems=_GONE, headers=_ETAG)
 async def get_integration(call: Call, org: OrgId, type: PluginName) -> Answer[IntegrationView]:
     """Gives one integration. Of its credentials, only the last four characters."""
-    return _tagged(await call.service.get_integration(org, type))
+    return _tagged(await call.service.integrations.get(org, type))
 
 
 @endpoints.add(
@@ -122,7 +122,7 @@ async def update_integration(
 
     Send the ETag you have read as If-Match to be refused when somebody else has changed it since.
     """
-    changed = await call.service.update_integration(
+    changed = await call.service.integrations.update(
         org, type, settings=body.settings, display_name=body.display_name, if_revision=_revision(if_match)
     )
     return _tagged(changed)
@@ -137,13 +137,13 @@ async def update_integration(
 )
 async def set_credentials(call: Call, org: OrgId, type: PluginName, body: CredentialsIn) -> Answer[IntegrationView]:
     """Replaces the credentials of an integration. They are encrypted and never read back."""
-    return _tagged(await call.service.set_credentials(org, type, body.credentials))
+    return _tagged(await call.service.integrations.set_credentials(org, type, body.credentials))
 
 
 @endpoints.add("POST", _ONE + "/test", verb="configure", problems=(*_GONE, *_UNABLE))
 async def test_integration(call: Call, org: OrgId, type: PluginName) -> CheckView:
     """Tries the connection with one light read. Trouble at the other side is an answer, not a problem."""
-    return await call.service.test_integration(org, type)
+    return await call.service.integrations.test(org, type)
 
 
 @endpoints.add(
@@ -151,13 +151,13 @@ async def test_integration(call: Call, org: OrgId, type: PluginName) -> CheckVie
 )
 async def enable_integration(call: Call, org: OrgId, type: PluginName) -> Answer[IntegrationView]:
     """Switches an integration on. Safe to call again."""
-    return _tagged(await call.service.enable_integration(org, type))
+    return _tagged(await call.service.integrations.enable(org, type))
 
 
 @endpoints.add("POST", _ONE + "/disable", verb="configure", problems=_GONE, headers=_ETAG)
 async def disable_integration(call: Call, org: OrgId, type: PluginName) -> Answer[IntegrationView]:
     """Switches an integration off. Safe to call again."""
-    return _tagged(await call.service.disable_integration(org, type))
+    return _tagged(await call.service.integrations.disable(org, type))
 
 
 @endpoints.add("GET", _ONE + "/status", verb="read", problems=_GONE)

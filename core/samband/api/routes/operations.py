@@ -41,7 +41,7 @@ async def get_livez(call: Call) -> Alive:
 @endpoints.add("GET", "/readyz", verb=None, problems=("not_ready",))
 async def get_readyz(call: Call) -> Ready:
     """Tells whether every part the host needs answers; if not, which one does not."""
-    parts = await call.service.readiness()
+    parts = await call.service.health.readiness()
     failing = [part for part, state in parts.items() if state != "ok" and not state.startswith(_DEGRADED)]
     if failing:
         raise UnreadyError(failing, parts)

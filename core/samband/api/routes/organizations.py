@@ -28,7 +28,7 @@ class OrganizationIn(Input):
 async def list_organizations(call: Call) -> Listing[OrganizationView]:
     """Lists the organisations the key reaches."""
     reached = call.caller.organizations
-    found = await call.service.list_organizations()
+    found = await call.service.organizations.all()
     return Listing[OrganizationView].of([o for o in found if reached is None or o.id in reached])
 
 
@@ -47,11 +47,11 @@ async def create_organization(call: Call, body: OrganizationIn) -> Answer[Organi
     certain organisations.
     """
     require_everywhere(call.caller)
-    created = await call.service.create_organization(body.id, body.name)
+    created = await call.service.organizations.create(body.id, body.name)
     return Answer(value=created, headers={"Location": f"/v1/organizations/{created.id}"})
 
 
 @endpoints.add("GET", "/v1/organizations/{org}", verb="read")
 async def get_organization(call: Call, org: OrgId) -> OrganizationView:
     """Gives one organisation."""
-    return await call.service.get_organization(org)
+    return await call.service.organizations.get(org)

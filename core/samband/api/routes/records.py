@@ -27,14 +27,14 @@ async def list_records(
     include_deleted: IncludeDeleted = False,
 ) -> Listing[RecordView]:
     """Lists the organisation's records of a kind, in the order of their ids."""
-    page = await call.service.list_records(org, kind, after=after, limit=limit, include_deleted=include_deleted)
+    page = await call.service.records.page(org, kind, after=after, limit=limit, include_deleted=include_deleted)
     return Listing[RecordView].of(page)
 
 
 @endpoints.add("GET", _BASE + "/{id}", verb="read", problems=("kind_not_found", "record_not_found"))
 async def get_record(call: Call, org: OrgId, kind: KindName, id: RowId) -> RecordView:
     """Gives one record."""
-    return await call.service.get_record(org, kind, id)
+    return await call.service.records.get(org, kind, id)
 
 
 @endpoints.add("GET", "/v1/organizations/{org}/changes", verb="read", problems=("kind_not_found",))
@@ -42,4 +42,4 @@ async def list_changes(
     call: Call, org: OrgId, after: After = 0, limit: Limit = 500, kind: KindName | None = None
 ) -> ChangesPage:
     """Lists what changed since a point, oldest first. Keep ``next`` and go on from it: nothing is passed over."""
-    return await call.service.list_changes(org, after=after, limit=limit, kind=kind)
+    return await call.service.records.changes(org, after=after, limit=limit, kind=kind)

@@ -90,14 +90,14 @@ async def list_runs(
     limit: Limit = 50,
 ) -> Listing[RunView]:
     """Lists the organisation's runs, newest first."""
-    page = await call.service.list_runs(org, type=type, state=state, after=after, limit=limit)
+    page = await call.service.runs.page(org, type=type, state=state, after=after, limit=limit)
     return Listing[RunView].of(page)
 
 
 @endpoints.add("GET", _OF_ORGANIZATION + "/{run}", verb="read", problems=("run_not_found",))
 async def get_run(call: Call, org: OrgId, run: RunId) -> RunView:
     """Gives one run."""
-    return await call.service.get_run(org, run)
+    return await call.service.runs.get(org, run)
 
 
 @endpoints.add("GET", _OF_ORGANIZATION + "/{run}/outcomes", verb="read", problems=("run_not_found",))
@@ -105,5 +105,5 @@ async def list_outcomes(
     call: Call, org: OrgId, run: RunId, outcome: Outcome | None = None, after: After = 0, limit: Limit = 100
 ) -> Listing[OutcomeView]:
     """Lists what became of each record of a run. Unchanged records are counted on the run, not listed."""
-    page = await call.service.list_outcomes(org, run, outcome=outcome, after=after, limit=limit)
+    page = await call.service.runs.outcomes(org, run, outcome=outcome, after=after, limit=limit)
     return Listing[OutcomeView].of(page)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from samband.store.models import UtcInstant
+from samband.store.columns import UtcInstant
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,56 @@
+"""The tables. Every row carries its organisation; ids of things counted in thousands are small integers.
+
+Table models do not validate (SQLModel's choice): everything that comes from outside has passed a pydantic model before it
+gets here.
+"""
+
+from samband.store.columns import Table, UtcInstant, iso_ms
+from samband.store.models.access import ApiKey, KeptAnswer
+from samband.store.models.catalog import Credential, Integration, Organization
+from samband.store.models.events import EventAttempt, EventDelivery, Outbox, Subscription
+from samband.store.models.exports import ExportItem, Reimbursement
+from samband.store.models.records import Binding, Change, Outcome, Page, Record, Stream
+from samband.store.models.runs import LIVE, DeadLetter, Idempotency, Run
+from samband.store.models.schedules import Occurrence, Schedule
+from samband.store.models.tokens import Consent, KeptToken
+from samband.store.models.trail import Alert, AuditEntry, AuditHead, Difference, SignOfLife
+from samband.store.models.webhooks import Inbox, Webhook, WebhookCount
+
+__all__ = [
+    "LIVE",
+    "Alert",
+    "ApiKey",
+    "AuditEntry",
+    "AuditHead",
+    "Binding",
+    "Change",
+    "Consent",
+    "Credential",
+    "DeadLetter",
+    "Difference",
+    "EventAttempt",
+    "EventDelivery",
+    "ExportItem",
+    "Idempotency",
+    "Inbox",
+    "Integration",
+    "KeptAnswer",
+    "KeptToken",
+    "Occurrence",
+    "Organization",
+    "Outbox",
+    "Outcome",
+    "Page",
+    "Record",
+    "Reimbursement",
+    "Run",
+    "Schedule",
+    "SignOfLife",
+    "Stream",
+    "Subscription",
+    "Table",
+    "UtcInstant",
+    "Webhook",
+    "WebhookCount",
+    "iso_ms",
+]
