@@ -49,7 +49,7 @@ async def test_untested_or_disabled_integration_does_not_run_and_says_what_is_ne
     await hosts.service.organizations.create("hlf", "HLF")
     await hosts.service.integrations.create("hlf", "dynamics365", settings=simulator.line["settings"])
     attempts = {
-        "not_tested": hosts.service.enable_integration,
+        "not_tested": hosts.service.integrations.enable,
         "not_enabled": hosts.service.trigger_sync,
     }
     for expected, attempt in attempts.items():

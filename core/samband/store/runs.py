@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -59,42 +60,67 @@ class Runs:
 
     async def order(
         self, *, integration: Integration, plugin_version: str, operation: str, streams: Sequence[str], full: bool,
-        reason: str, requested_by: str, idempotency: tuple[str, str, str] | None = None,
+        reason: str, requested_by: str, idempotency: tuple[str, str, str] | None = None, **values: Any,
     ) -> Run:  # fmt: skip
         """Writes a new run, due at once.
 
         Args:
             idempotency: ``(route, key, fingerprint)`` kept with the run, so that a repeat finds it.
+            values: Further columns of the run, such as ``account``, ``selection`` or ``retry_of``.
 
         Raises:
             AlreadyRunningError: The integration has a live run of this operation; it names that run.
         """
-        now = dt.datetime.now(dt.UTC)
-        run = Run(
-            id=new_id(), organization_id=integration.organization_id, integration_id=integration.id,
-            plugin=integration.plugin, plugin_version=plugin_version, operation=operation, streams=list(streams),
-            reason=reason, requested_by=requested_by, full=full, state="queued", created_at=now, available_at=now,
-        )  # fmt: skip
         try:
             async with self._db.write() as conn:
-                await conn.execute(sa.insert(_run).values(**run.model_dump()))
-                if idempotency is not None:
-                    route, key, fingerprint = idempotency
-                    await conn.execute(
-                        sa.insert(_idempotency).values(
-                            organization_id=run.organization_id, route=route, key=key, fingerprint=fingerprint,
-                            run_id=run.id, created_at=now,
-                        )
-                    )  # fmt: skip
+                run = await self.order_in(
+                    conn, organization_id=integration.organization_id, integration_id=integration.id,
+                    plugin=integration.plugin, plugin_version=plugin_version, operation=operation, streams=streams,
+                    full=full, reason=reason, requested_by=requested_by, **values,
+                )  # fmt: skip
+                if run is not None and idempotency is not None:
+                    await self._keep_key(conn, run, idempotency)
         except IntegrityError as err:
+            # The run that the same key ordered a moment ago; the caller looks it up.
+            raise ConflictError("This request has just been granted.", code="idempotency_in_progress") from err
+        if run is None:
             live = await self.live(integration.id, operation)
-            if live is None and idempotency is not None:
-                # The run that the same key ordered a moment ago is over already; the caller looks it up.
-                raise ConflictError("This request has just been granted.", code="idempotency_in_progress") from err
-            if live is None:
-                raise
-            raise AlreadyRunningError(run_id=live.id) from err
+            if live is None:  # it ended between the two looks
+                raise ConflictError(
+                    "Another run has just ended.", code="already_running", hint="Send the request again."
+                )
+            raise AlreadyRunningError(run_id=live.id)
         return run
+
+    async def order_in(
+        self, conn: AsyncConnection, *, organization_id: str, integration_id: str, plugin: str, plugin_version: str,
+        operation: str, streams: Sequence[str], full: bool, reason: str, requested_by: str, **values: Any,
+    ) -> Run | None:  # fmt: skip
+        """Writes a new run in the caller's transaction; None, and nothing written, when a live one is in the way.
+
+        Ring for the run once the transaction is committed.
+        """
+        now = dt.datetime.now(dt.UTC)
+        run = Run(
+            id=new_id(), organization_id=organization_id, integration_id=integration_id, plugin=plugin,
+            plugin_version=plugin_version, operation=operation, streams=list(streams), reason=reason,
+            requested_by=requested_by, full=full, state="queued", created_at=now, available_at=now, **values,
+        )  # fmt: skip
+        insert = sqlite.insert(_run) if self._db.is_sqlite else postgresql.insert(_run)
+        statement = insert.values(**run.model_dump()).on_conflict_do_nothing(
+            index_elements=[_run.c.integration_id, _run.c.operation], index_where=sa.text(LIVE)
+        )
+        answer = await conn.execute(statement)
+        return run if answer.rowcount == 1 else None
+
+    async def _keep_key(self, conn: AsyncConnection, run: Run, idempotency: tuple[str, str, str]) -> None:
+        route, key, fingerprint = idempotency
+        await conn.execute(
+            sa.insert(_idempotency).values(
+                organization_id=run.organization_id, route=route, key=key, fingerprint=fingerprint, run_id=run.id,
+                created_at=run.created_at,
+            )
+        )  # fmt: skip
 
     async def granted(self, organization_id: str, route: str, key: str, *, hours: int = 24) -> tuple[str, str] | None:
         """Gives ``(fingerprint, run id)`` of the request that came with this key during the last ``hours``."""
