@@ -3,7 +3,7 @@
 The names here are what a plugin or a Python caller needs; everything deeper is the host's own.
 """
 
-from samband import errors
+from samband import errors, webhooks
 from samband.contract import (
     HOOK_API_VERSION,
     Batch,
@@ -44,7 +44,7 @@ from samband.errors import (
 )
 from samband.hookspecs import hookimpl
 from samband.kinds import Kind
-from samband.oauth import client_credentials_token
+from samband.oauth import client_credentials_token, refresh_token_token
 
 __version__ = "0.1.0"
 
@@ -88,4 +88,6 @@ __all__ = [
     "client_credentials_token",
     "errors",
     "hookimpl",
+    "refresh_token_token",
+    "webhooks",
 ]

@@ -130,6 +130,8 @@ class ConsentRequest:
         scope: What is asked for, separated by spaces.
         auth_method: Where the client's secret goes in the exchange.
         parameters: Added to the authorization address, for instance ``{"prompt": "consent"}``.
+        issuer: Their issuer identifier (RFC 8414), which the ``iss`` they send back must then equal (RFC 9207). Without
+            it, an ``iss`` must at least be of the authorization endpoint's own origin.
     """
 
     authorize_url: str
@@ -139,6 +141,7 @@ class ConsentRequest:
     scope: str = ""
     auth_method: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
     parameters: Mapping[str, str] = field(default_factory=dict)
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,9 @@
     │   │   └── AlreadyRunningError … namely a run that is still alive
     │   └── NotReadyError           … right now; try again
     └── StoreError
-        └── StaleLeaseError         another worker owns the run; this one must stop writing
+        ├── StaleLeaseError         another worker owns the run; this one must stop writing
+        ├── RunCancelledError       somebody cancelled the run; it writes nothing more and ends
+        └── RunHeldError            the brake has stopped the run; a person decides how it goes on
 
 Every error has a stable ``code``, one plain sentence, and where there is one a ``hint``: the next step for the
 person who reads it. The other system's own words are kept apart in ``remote_message``.
@@ -54,6 +56,8 @@ __all__ = [
     "RejectedError",
     "RemoteError",
     "RetryableError",
+    "RunCancelledError",
+    "RunHeldError",
     "SambandError",
     "ServiceError",
     "SignatureError",
@@ -71,9 +75,16 @@ AuthReason = Literal[
     "consent_missing",
     "no_application_user",
     "missing_privilege",
+    "certificate_expired",
+    "grant_refused",
+    "sign_in_needed",
     "refused",
 ]
-"""Why access was refused, as far as the other side says. ``refused`` when it does not say."""
+"""Why access was refused, as far as the other side says. ``refused`` when it does not say.
+
+``grant_refused`` means that what a person once agreed to holds no longer (``invalid_grant``), and ``sign_in_needed`` that
+nobody has agreed yet: only these two ask a person to sign in. `samband.rules.refusals` says whom each of the others asks.
+"""
 
 
 class SambandError(Exception):
@@ -318,3 +329,15 @@ class StaleLeaseError(StoreError):
     """This worker's lease has gone to another one; the write was refused and the worker must let go of the run."""
 
     default_code = "stale_lease"
+
+
+class RunCancelledError(StoreError):
+    """Somebody cancelled the run; the write was refused and the worker ends the run. What it committed stays."""
+
+    default_code = "run_cancelled"
+
+
+class RunHeldError(StoreError):
+    """The run would remove more than the brake lets pass: it is ``held`` now, and nothing of the page was written."""
+
+    default_code = "run_held"

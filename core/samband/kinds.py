@@ -10,15 +10,28 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from samband.errors import FieldProblem
 
-__all__ = ["BUILTIN_KINDS", "FieldClass", "Kind", "Kinds", "Member", "Membership"]
+__all__ = [
+    "BUILTIN_KINDS",
+    "Course",
+    "CourseEnrollment",
+    "FieldClass",
+    "Kind",
+    "Kinds",
+    "Member",
+    "Membership",
+    "Payee",
+    "Reimbursement",
+    "ReimbursementLine",
+]
 
 FieldClass = Literal["plain", "personal", "special", "national_id"]
 """How careful a field must be treated. ``special`` is data that reveals health or disability (GDPR article 9), which
@@ -35,6 +48,18 @@ Reference = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 # Nobody alive was born before 1850; Dataverse's own lower bound is 1753, and year 1 is how some systems write "empty".
 BirthDate = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(2200, 1, 1))]
 Day = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(9999, 12, 31))]
+
+
+def _exact(value: Any) -> Any:
+    """Refuses numbers with a binary fraction: 0.1 is not one of them, and money must not be nearly right."""
+    if isinstance(value, float):
+        raise ValueError('write it as text, for instance "123.50"')
+    return value
+
+
+Amount = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=12, decimal_places=2)]
+Quantity = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=12, decimal_places=3)]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 
 _CLOSED = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -74,6 +99,67 @@ class Membership(TypedDict, total=False):
     is_primary: bool | None
     joined_on: Day | None
     left_on: Day | None
+
+
+@with_config(_CLOSED)
+class Course(TypedDict, total=False):
+    """A course as the learning system knows it."""
+
+    title: Required[Text]
+    code: Code | None
+    starts_on: Day | None
+    ends_on: Day | None
+    place: Text | None
+    status: Required[Literal["planned", "open", "full", "cancelled", "finished"]]
+
+
+@with_config(_CLOSED)
+class CourseEnrollment(TypedDict, total=False):
+    """A person's place on a course."""
+
+    course: Required[Reference]
+    member: Reference | None
+    email: Email | None
+    status: Required[Literal["requested", "enrolled", "waiting", "attended", "completed", "cancelled"]]
+    enrolled_on: Day | None
+    completed_on: Day | None
+    expires_on: Day | None
+
+
+@with_config(_CLOSED)
+class ReimbursementLine(TypedDict, total=False):
+    """One line of a claim. Amounts are text with at most two decimals, in the claim's currency."""
+
+    expense_type: Required[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]]
+    amount: Required[Amount]
+    date: Required[Day]
+    text: Text | None
+    quantity: Quantity | None
+    unit: Code | None
+    rate: Amount | None
+    receipt: Text | None
+
+
+@with_config(_CLOSED)
+class Payee(TypedDict, total=False):
+    """Who is to be paid."""
+
+    id: Required[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]]
+    name: Text | None
+    bank_account: Code | None
+
+
+@with_config(_CLOSED)
+class Reimbursement(TypedDict, total=False):
+    """A claim for expenses, as the platform holds it."""
+
+    payee: Required[Payee]
+    currency: Required[Currency]
+    status: Required[Literal["draft", "submitted", "approved", "rejected", "withdrawn"]]
+    lines: Required[Annotated[list[ReimbursementLine], Field(min_length=1, max_length=200)]]
+    text: Text | None
+    approved_by: Text | None
+    approved_on: Day | None
 
 
 @dataclass(frozen=True)
@@ -140,7 +226,20 @@ MEMBERSHIP = Kind(
     Membership,
     dict.fromkeys(Membership.__annotations__, "special"),
 )
-BUILTIN_KINDS = (MEMBER, MEMBERSHIP)
+COURSE = Kind("course", "Course", Course, dict.fromkeys(Course.__annotations__, "plain"))
+COURSE_ENROLLMENT = Kind(
+    "course_enrollment",
+    "Course enrolment",
+    CourseEnrollment,
+    {"course": "plain", "status": "special", "enrolled_on": "special", "completed_on": "special"},
+)
+REIMBURSEMENT = Kind(
+    "reimbursement",
+    "Reimbursement",
+    Reimbursement,
+    {"currency": "plain", "status": "plain", "approved_on": "plain"},
+)
+BUILTIN_KINDS = (MEMBER, MEMBERSHIP, COURSE, COURSE_ENROLLMENT, REIMBURSEMENT)
 
 
 def field_problems(error: ValidationError, prefix: str = "") -> list[FieldProblem]:

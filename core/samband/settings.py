@@ -56,6 +56,12 @@ class HostSettings(BaseSettings):
         sweep_s: How often the database is asked for work that no doorbell announced.
         max_attempts: Starts of a run since its last committed page before it becomes a dead letter.
         worker_concurrency: Runs that one worker carries at once.
+        max_runs_per_organization: Runs of one organisation that go on at once, over all workers; always fewer than
+            ``worker_concurrency``, so that another organisation finds a place.
+        max_runs_per_account: Runs that use one external account at once, over all workers and organisations.
+        brake_share: The part of a stream's records that one run may delete or deactivate without a person's consent.
+        brake_floor: Fewer records than this never stop a run.
+        stall_after_s: How long a run may be alive without progress before it is shown as stalled.
         hook_timeout_s: The longest wait for one page or one answer of a plugin.
         load_timeout_s: The longest wait for the import of one plugin.
         allow_private_hosts: What adapters may talk to inside the operator's own network, also without TLS: host names,
@@ -63,8 +69,17 @@ class HostSettings(BaseSettings):
             commas.
         log_level: The least severe level that is written.
         log_format: ``console`` for people, ``json`` for machines.
-        key: The master key that credentials are encrypted with; None for the one in ``data_dir``.
+        key: The master keys that secrets are encrypted with, oldest first and separated by commas or spaces; the last
+            one encrypts, every one decrypts. None for ``key_file``, or else for ``keys.json`` in ``data_dir``.
+        key_file: A file with the same, for instance a mounted secret; read again whenever it changes.
+        event_retention_days: How long events can be read and replayed; also longer than any delivery is retried.
+        delivery_retention_days: How long it is known what became of the sending of an event, after it ended.
         max_body_bytes: Largest request body the API reads.
+        settle_after_s: How long an exported item must have been out before its not being found at the other side means
+            that it never arrived.
+        probe_every_s: How often each enabled integration's connection is probed with one light read.
+        webhook_max_bytes: Largest body of one webhook delivery.
+        webhook_keep_days: How long what a delivery held is kept, encrypted. That it came is known for ever.
         public_url: Where the world reaches this host, for instance ``https://samband.example.org``; used verbatim in the
             addresses that are given to others (webhooks, consent callbacks).
     """
@@ -92,13 +107,25 @@ class HostSettings(BaseSettings):
     sweep_s: float = Field(default=2.0, gt=0, le=3600)
     max_attempts: int = Field(default=5, ge=1, le=100)
     worker_concurrency: int = Field(default=8, ge=1, le=1000)
+    max_runs_per_organization: int = Field(default=4, ge=1, le=1000)
+    max_runs_per_account: int = Field(default=2, ge=1, le=1000)
+    brake_share: float = Field(default=0.10, ge=0, le=1)
+    brake_floor: int = Field(default=20, ge=1, le=1_000_000)
+    stall_after_s: float = Field(default=1800.0, gt=0, le=86_400)
     hook_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
     load_timeout_s: float = Field(default=10.0, gt=0, le=600)
     allow_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
     key: SecretStr | None = None
+    key_file: Path | None = None
+    event_retention_days: int = Field(default=90, ge=3, le=3650)
+    delivery_retention_days: int = Field(default=30, ge=1, le=3650)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=1024**3)
+    settle_after_s: float = Field(default=60.0, gt=0, le=86_400)
+    probe_every_s: float = Field(default=900.0, ge=1, le=86_400)
+    webhook_max_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    webhook_keep_days: float = Field(default=30.0, ge=0, le=3650)
     public_url: str = ""
 
     @property
@@ -113,7 +140,7 @@ class HostSettings(BaseSettings):
             return self.plugins_file
         return DEFAULT_PLUGINS_FILE if DEFAULT_PLUGINS_FILE.is_file() else None
 
-    @field_validator("data_dir", "plugins_file")
+    @field_validator("data_dir", "plugins_file", "key_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.abspath(path.expanduser()))

@@ -21,6 +21,7 @@ from arq.utils import timestamp_ms
 from arq.worker import Worker, func
 from structlog.typing import FilteringBoundLogger
 
+from samband.errors import SambandError
 from samband.queue import (
     JOB_NAME,
     LOST,
@@ -265,6 +266,8 @@ class RunWorker:
             and lets the cancellation through. What it raises is logged, and the run is left to the sweeper.
         due: The ids, at most as many as asked for, of the runs that should be executed now according to the
             database: waiting past their time, or with a lease that has run out.
+        next_after: Gives, once `execute` is done with a run, others that may start because of that: they were more than
+            may go on at once. Without it they start a sweep later.
         concurrency: How many runs at once.
         lease_s: How long another worker leaves a run alone after this process was killed, as far as the queue goes.
         sweep_s: Seconds between two looks into the database.
@@ -278,6 +281,7 @@ class RunWorker:
         execute: Callable[[str], Awaitable[float | None]],
         due: Callable[[int], Awaitable[Sequence[str]]],
         concurrency: int,
+        next_after: Callable[[str], Awaitable[Sequence[str]]] | None = None,
         lease_s: float = 10.0,
         sweep_s: float = 2.0,
         drain_s: float = 20.0,
@@ -289,6 +293,7 @@ class RunWorker:
         self._line = Line(self._log)
         self._bell = Doorbell(redis_url, queue_name=queue_name, line=self._line)
         self._execute = execute
+        self._next_after = next_after
         self._concurrency = concurrency
         self._lease_s = lease_s
         self._drain_s = drain_s
@@ -419,6 +424,15 @@ class RunWorker:
         else:
             if again_in_s is not None:
                 await self._bell.ring(run_id, delay_s=again_in_s)
+            await self._ring_for_next(run_id)
+
+    async def _ring_for_next(self, run_id: str) -> None:
+        if self._next_after is None or not self._line.is_up:
+            return  # a sweep finds it
+        try:
+            await self._bell.ring_all(await self._next_after(run_id))
+        except SambandError as error:
+            self._log.warning("next_run_not_rung", after=run_id, code=error.code)  # a sweep finds it
 
     def _start_directly(self, run_id: str) -> None:
         if self._slots.take(run_id):

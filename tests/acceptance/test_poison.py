@@ -37,5 +37,5 @@ async def test_poison_run_ends_as_a_dead_letter(hosts: Hosts, tmp_path: Path) ->
     assert ("failed", "worker_died") == (ended.state, ended.error.code)
     assert 3 == deaths
     assert worker.poll() is None
-    (letter,) = await hosts.service.runs.dead_letters("hlf")
+    (letter,) = (await hosts.service.runs.dead_letters("hlf")).items
     assert (run.id, 1, "worker_died") == (letter.run, letter.occurrences, letter.reason)

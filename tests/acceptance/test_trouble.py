@@ -122,13 +122,16 @@ async def test_outage_after_progress_is_waited_for_even_on_the_last_attempt(host
 
 async def test_refused_secret_names_itself_and_asks_for_a_person(hosts: Hosts, simulator: Simulator) -> None:
     await hosts.connect(simulator)
-    await hosts.service.integrations.set_credentials(
-        "hlf", "dynamics365", {**simulator.line["credentials"], "client_secret": "canary-wrong-secret"}
+    integration = await hosts.store.catalog.integration("hlf", "dynamics365")
+    wrong = {**simulator.line["credentials"], "client_secret": "canary-wrong-secret"}
+    # As if it had been right when it was tested.
+    await hosts.store.catalog.set_credentials(
+        integration, hosts.store.catalog.pending(wrong, {}), check=integration.last_check
     )
     run = await sync(hosts)
     assert run.error is not None
     assert ("failed", "auth_secret_wrong") == (run.state, run.error.code)
     assert run.error.hint
     status = await hosts.service.get_integration_status("hlf", "dynamics365")
-    assert "needs_reauthentication" == status.connection
+    assert "misconfigured" == status.connection
     assert "canary-wrong-secret" not in run.model_dump_json() + status.model_dump_json()

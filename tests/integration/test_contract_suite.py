@@ -30,9 +30,32 @@ class Variant:
     fails: frozenset[str]
     says: str
     also: tuple[str, str, str] | None = None
+    can_fetch: bool = False
 
     def edits(self) -> list[tuple[str, str, str]]:
         return [(self.file, self.old, self.new), *([self.also] if self.also else [])]
+
+
+FETCH = """
+@hookimpl
+async def fetch(ctx, selection):
+    missing = set(selection.keys)
+    query = [f"ids={','.join(selection.keys)}"] if selection.keys else []
+    bounds = {"since": selection.since, "until": selection.until}
+    query += [f"{name}={bound:%Y-%m-%dT%H:%M:%SZ}" for name, bound in bounds.items() if bound]
+    link = f"{ctx.settings.api_url}/chosen?{'&'.join(query)}"
+    while link:
+        page, link = await fetch_page(ctx.http, link)
+        missing -= {record.key for record in page.records}
+        yield Page(records=page.records)
+    yield Page(deleted=sorted(missing), complete=True)
+"""
+CHOSEN = "test_fetched_keys_give_exactly_those_records_as_a_read_does"
+ABSENT = "test_a_fetched_key_that_is_not_there_is_told_as_deleted_and_nothing_else_is"
+FETCH_END = "test_a_fetch_ends_with_exactly_one_complete_page"
+WINDOW = "test_a_fetched_window_gives_what_changed_in_it_and_deletes_nothing"
+HOST_FETCHES = "test_the_host_itself_fetches_the_same"
+FETCHING = {CHOSEN, ABSENT, FETCH_END, WINDOW, HOST_FETCHES}
 
 
 GET = '    answer = await http.request("GET", link)\n'
@@ -237,6 +260,87 @@ VARIANTS = [
         frozenset({"test_nothing_is_fetched_from_a_host_that_is_not_configured"}),
         "1 requests went to another host",
     ),
+    Variant(
+        "fetches more than it was asked for",
+        PLUGIN,
+        "/chosen?{'&'.join(query)}",
+        "/chosen?{'&'.join(query).replace('ids=', 'ids=m8,')}",
+        frozenset({CHOSEN, ABSENT}),
+        "With keys, fetch gives those records and no others.",
+        can_fetch=True,
+    ),
+    Variant(
+        "fetches other versions than it reads",
+        PLUGIN,
+        "yield Page(records=page.records)",
+        "yield Page(records=[samband.Record(key=r.key, values=r.values) for r in page.records])",
+        frozenset({CHOSEN}),
+        "came with another version or other values",
+        can_fetch=True,
+    ),
+    Variant(
+        "keeps silent about what is gone",
+        PLUGIN,
+        "deleted=sorted(missing)",
+        "deleted=()",
+        frozenset({ABSENT}),
+        "asked for one record that is there and one that is not, got ['m1'] as records and [] as deleted",
+        can_fetch=True,
+    ),
+    Variant(
+        "says of everything it was not asked for that it is gone",
+        PLUGIN,
+        "deleted=sorted(missing)",
+        'deleted=sorted(missing | {f"m{n}" for n in range(20)} - set(selection.keys))',
+        frozenset({CHOSEN, ABSENT, WINDOW}),
+        "A window deletes nothing: what is not in it is not gone.",
+        can_fetch=True,
+    ),
+    Variant(
+        "ends a fetch without a complete page",
+        PLUGIN,
+        "deleted=sorted(missing), complete=True",
+        "deleted=sorted(missing)",
+        frozenset({FETCH_END}),
+        "keys: complete was [False, False]",
+        can_fetch=True,
+    ),
+    Variant(
+        "forgets the end of an empty fetch",
+        PLUGIN,
+        "    yield Page(deleted=sorted(missing), complete=True)",
+        "    if selection.keys or page.records:\n        yield Page(deleted=sorted(missing), complete=True)",
+        frozenset({FETCH_END}),
+        "a window with nothing in it: complete was [False]",
+        can_fetch=True,
+    ),
+    Variant(
+        "takes no heed of where a window ends",
+        PLUGIN,
+        '"until": selection.until}',
+        '"until": None}',
+        frozenset({WINDOW}),
+        "both sides of one instant: [",
+        can_fetch=True,
+    ),
+    Variant(
+        "takes no heed of where a window begins",
+        PLUGIN,
+        '"since": selection.since, ',
+        "",
+        frozenset({WINDOW}),
+        "tomorrow: [",
+        can_fetch=True,
+    ),
+    Variant(
+        "loses what lies in a window",
+        PLUGIN,
+        "        yield Page(records=page.records)\n",
+        "        yield Page(records=page.records if selection.keys else page.records[1:])\n",
+        frozenset({WINDOW}),
+        "neither side: [",
+        can_fetch=True,
+    ),
 ]
 
 
@@ -246,8 +350,16 @@ def test_the_example_plugin_keeps_every_promise(tmp_path: Path) -> None:
     assert report.skipped == {
         "test_check_shows_something_real",
         "test_check_refuses_wrong_credentials",
+        *(f"{name}[members]" for name in FETCHING),
     }
     assert report.passed > 60
+
+
+def test_a_plugin_that_can_fetch_keeps_every_promise(tmp_path: Path) -> None:
+    report = _run_suite(_copy_of_example(tmp_path, can_fetch=True), "-W", "error", "-k", "fetch")
+    assert report.failed == {}
+    assert report.skipped == set()
+    assert report.passed >= len(FETCHING)
 
 
 def test_the_example_plugin_is_as_short_as_promised() -> None:
@@ -258,7 +370,7 @@ def test_the_example_plugin_is_as_short_as_promised() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name.replace(" ", "-") for variant in VARIANTS])
 def test_a_broken_plugin_fails_exactly_the_promise_it_breaks(tmp_path: Path, variant: Variant) -> None:
-    project = _copy_of_example(tmp_path)
+    project = _copy_of_example(tmp_path, can_fetch=variant.can_fetch)
     for file, old, new in variant.edits():
         _rewrite(project / "src" / "samband_example" / file, old, new)
     report = _run_suite(project, "-k", SLOW, "-p", "no:randomly")
@@ -311,8 +423,12 @@ class Report:
     failed: Mapping[str, str]
 
 
-def _copy_of_example(tmp_path: Path) -> Path:
-    """Gives a copy that Python takes for installed: sources on the path, with the metadata a wheel would have."""
+def _copy_of_example(tmp_path: Path, *, can_fetch: bool = False) -> Path:
+    """Gives a copy that Python takes for installed: sources on the path, with the metadata a wheel would have.
+
+    Args:
+        can_fetch: Whether the copy can be asked for chosen records, which the example itself cannot.
+    """
     project = tmp_path / "samband-example"
     shutil.copytree(EXAMPLE, project, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
     declared = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -326,6 +442,11 @@ def _copy_of_example(tmp_path: Path) -> Path:
         for group, entries in declared["entry-points"].items()
     ]
     (info / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
+    if can_fetch:
+        plugin = project / "src" / "samband_example" / PLUGIN
+        source = plugin.read_text(encoding="utf-8").replace('{"sync"}', '{"sync", "fetch"}')
+        source = source.replace("from samband import Manifest", "from samband import Manifest, Page")
+        plugin.write_text(source + FETCH, encoding="utf-8")
     return project
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from pydantic import SecretStr
 
-from samband import client_credentials_token
+from samband import ConsentRequest, client_credentials_token, refresh_token_token
 from samband.contract import Context, Limits, Token
 from samband.errors import (
     AuthError,
@@ -31,11 +31,12 @@ from samband.errors import (
 )
 from samband.http import Outbound
 from samband.http.egress import EgressPolicy
-from samband.oauth import MAX_TOKEN_ANSWER_BYTES, TokenSource
+from samband.oauth import MAX_TOKEN_ANSWER_BYTES, TokenSource, authorization_code_token
 from samband.redaction import Redactor
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECRET = SecretStr("s~cr+t/%9 .x")
+KEPT = Token(value=SecretStr("tok-0"), refresh_token=SecretStr("ref-0"))
 GOOD: Mapping[str, Any] = {"access_token": "tok-1", "token_type": "Bearer", "expires_in": 3599}
 
 
@@ -77,6 +78,21 @@ class Endpoint:
         given: dict[str, Any] = {"token_url": self.url, "client_id": "client:1", "client_secret": SECRET}
         assert self.context is not None
         return await client_credentials_token(self.context, **(given | changes))
+
+    async def refresh(self, *, kept: Token | None = KEPT, **changes: Any) -> Token:
+        given: dict[str, Any] = {"token_url": self.url, "client_id": "client:1", "client_secret": SECRET}
+        assert self.context is not None
+        return await refresh_token_token(replace(self.context, token=kept), **(given | changes))
+
+    async def trade(self, **changes: Any) -> Token:
+        assert self.context is not None
+        request = ConsentRequest(
+            authorize_url="https://login.example/authorize", token_url=self.url, client_id="client:1", **changes
+        )
+        return await authorization_code_token(
+            self.context, request, code=SecretStr("the-code"), verifier=SecretStr("the-verifier"),
+            redirect_uri="https://samband.example/oauth/callback",
+        )  # fmt: skip
 
 
 async def no_wait(seconds: float) -> None: ...
@@ -240,7 +256,11 @@ async def test_a_public_key_is_not_taken_for_a_private_one(endpoint: Endpoint, p
 
 async def test_a_certificate_that_is_wrong_or_over_is_named(endpoint: Endpoint, pair: KeyPair) -> None:
     over = pair.certificate_pem(valid_to=timedelta(days=-1))
-    for pem, reason in (("x", "secret_wrong"), (KeyPair().certificate_pem(), "secret_wrong"), (over, "secret_expired")):
+    for pem, reason in (
+        ("x", "secret_wrong"),
+        (KeyPair().certificate_pem(), "secret_wrong"),
+        (over, "certificate_expired"),
+    ):
         with pytest.raises(AuthError) as caught:
             await endpoint.ask(client_secret=None, private_key_pem=pair.pem(), certificate_pem=pem)
         assert (caught.value.reason, caught.value.field) == (reason, "certificate_pem")
@@ -251,6 +271,98 @@ async def test_either_a_secret_or_a_key_is_given(endpoint: Endpoint, pair: KeyPa
     for changes in ({"client_secret": None}, {"private_key_pem": pair.pem()}):
         with pytest.raises(ContractError):
             await endpoint.ask(**changes)
+
+
+# ── refresh tokens and codes ─────────────────────────────────────────────────
+
+
+async def test_a_refresh_token_is_traded_for_a_token_and_its_successor(endpoint: Endpoint) -> None:
+    endpoint.answer = {**GOOD, "refresh_token": "ref-1"}
+    token = await endpoint.refresh(scope="read")
+    assert token.refresh_token is not None
+    assert ("tok-1", "ref-1") == (token.value.get_secret_value(), token.refresh_token.get_secret_value())
+    assert [
+        {
+            "grant_type": "refresh_token", "refresh_token": "ref-0", "scope": "read", "client_id": "client:1",
+            "client_secret": SECRET.get_secret_value(),
+        }
+    ] == endpoint.forms  # fmt: skip
+    assert not any(secret in endpoint.lines.text for secret in ("ref-0", "ref-1", "tok-1"))
+
+
+async def test_a_server_that_does_not_rotate_leaves_the_old_refresh_token_in_force(endpoint: Endpoint) -> None:
+    assert KEPT.refresh_token == (await endpoint.refresh()).refresh_token
+
+
+async def test_a_public_client_names_itself_and_proves_nothing(endpoint: Endpoint) -> None:
+    await endpoint.refresh(client_secret=None)
+    assert [{"grant_type": "refresh_token", "refresh_token": "ref-0", "client_id": "client:1"}] == endpoint.forms
+    assert [None] == endpoint.authorizations
+
+
+async def test_a_refresh_can_be_signed_with_a_key(endpoint: Endpoint, pair: KeyPair) -> None:
+    await endpoint.refresh(client_secret=None, private_key_pem=pair.pem(), certificate_pem=pair.certificate_pem())
+    (form,) = endpoint.forms
+    claims = jwt.decode(form["client_assertion"], pair.public(), algorithms=["PS256"]).claims
+    assert ("client:1", "client:1", "client:1") == (claims["iss"], claims["sub"], form["client_id"])
+    assert "client_secret" not in form
+
+
+@pytest.mark.parametrize("kept", [None, Token(value=SecretStr("tok-0"))])
+async def test_without_a_refresh_token_somebody_has_to_sign_in_and_nothing_is_sent(
+    endpoint: Endpoint, kept: Token | None
+) -> None:
+    with pytest.raises(AuthError) as caught:
+        await endpoint.refresh(kept=kept)
+    assert ("sign_in_needed", []) == (caught.value.reason, endpoint.forms)
+
+
+async def test_a_spent_refresh_token_is_a_refused_grant_and_is_not_repeated_in_words(endpoint: Endpoint) -> None:
+    endpoint.status = 400
+    endpoint.answer = {"error": "invalid_grant", "error_description": "Token ref-0 was used."}
+    with pytest.raises(AuthError) as caught:
+        await endpoint.refresh()
+    assert ("grant_refused", "Token *** was used.") == (caught.value.reason, caught.value.remote_message)
+    assert 1 == len(endpoint.forms)
+
+
+@pytest.mark.parametrize("refresh_token", ["", "a b", "a\r\nX-Evil: 1", 5, ["r"], "x" * (16 * 1024 + 1)])
+async def test_a_refresh_token_that_cannot_be_kept_is_refused(endpoint: Endpoint, refresh_token: Any) -> None:
+    endpoint.answer = {**GOOD, "refresh_token": refresh_token}
+    with pytest.raises(RemoteError) as caught:
+        await endpoint.refresh()
+    assert ("token_answer_invalid", False) == (caught.value.code, "X-Evil" in str(caught.value))
+
+
+async def test_a_refresh_without_a_clear_answer_is_not_sent_twice(endpoint: Endpoint) -> None:
+    endpoint.status, endpoint.answer = 503, "busy"
+    with pytest.raises(UnavailableError) as caught:
+        await endpoint.refresh()
+    assert ("token_answer_lost", 1) == (caught.value.code, len(endpoint.forms))
+
+
+async def test_client_credentials_bring_no_refresh_token(endpoint: Endpoint) -> None:
+    endpoint.answer = {**GOOD, "refresh_token": "ref-1"}
+    assert (await endpoint.ask()).refresh_token is None
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+async def test_a_code_is_traded_with_its_verifier(endpoint: Endpoint, secret: SecretStr | None) -> None:
+    endpoint.answer = {**GOOD, "refresh_token": "ref-1"}
+    token = await endpoint.trade(client_secret=secret)
+    assert SecretStr("ref-1") == token.refresh_token
+    (form,) = endpoint.forms
+    assert ("authorization_code", "the-code", "the-verifier", "https://samband.example/oauth/callback") == (
+        form["grant_type"], form["code"], form["code_verifier"], form["redirect_uri"],
+    )  # fmt: skip
+    assert ("client:1", secret is not None) == (form["client_id"], "client_secret" in form)
+    assert "the-code" not in endpoint.lines.text
+
+
+async def test_a_code_with_basic_keeps_the_client_out_of_the_body(endpoint: Endpoint) -> None:
+    await endpoint.trade(client_secret=SECRET, auth_method="client_secret_basic")
+    assert (endpoint.authorizations[0] or "").startswith("Basic ")
+    assert not {"client_secret", "client_id"} & set(endpoint.forms[0])
 
 
 # ── answers ──────────────────────────────────────────────────────────────────

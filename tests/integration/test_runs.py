@@ -93,13 +93,13 @@ async def test_given_up_run_leaves_one_dead_letter_that_counts_repeats(store: St
     for _ in range(2):
         run = await order(store)
         await store.runs.give_up(await claim(store, run), TROUBLE)
-    ((letter, plugin),) = await store.feeds.dead_letters("hlf", open_only=True)
+    ((letter, plugin),) = await store.letters.page("hlf", open_only=True, limit=10)
     assert (2, run.id, "crm", "unavailable") == (letter.occurrences, letter.run_id, plugin, letter.reason)
-    await store.feeds.acknowledge("hlf", letter.id or 0, "kari")
-    assert [] == await store.feeds.dead_letters("hlf", open_only=True)
+    await store.letters.acknowledge("hlf", letter.id or 0, "kari")
+    assert [] == await store.letters.page("hlf", open_only=True, limit=10)
     run = await order(store)
     await store.runs.give_up(await claim(store, run), TROUBLE)
-    assert 2 == len(await store.feeds.dead_letters("hlf", open_only=False))
+    assert 2 == len(await store.letters.page("hlf", open_only=False, limit=10))
 
 
 async def test_runs_of_a_dead_host_are_due_at_once(store: Store) -> None:

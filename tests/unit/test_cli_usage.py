@@ -18,6 +18,7 @@ EVERY_COMMAND = [
     ["org", "list"], ["integration", "create"], ["integration", "list"], ["integration", "show"],
     ["integration", "set-credentials"], ["integration", "enable"], ["integration", "disable"], ["runs", "list"],
     ["runs", "show"], ["key", "create"],
+    ["keys", "generate"], ["keys", "rotate"], ["keys", "verify"],
 ]  # fmt: skip
 
 

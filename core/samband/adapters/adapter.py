@@ -8,26 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar, overload
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
-from samband.adapters.answers import broken_promise, checked_check
+from samband.adapters.answers import broken_promise, checked_account, checked_check, checked_consent, checked_instant
 from samband.adapters.containment import Containment
 from samband.adapters.forms import parse_form, secrets_of
+from samband.adapters.hearing import HEARING_TIMEOUT_S, HOOK, Ear, Heard, Hearing, hear_all
 from samband.adapters.lane import Lane
 from samband.adapters.progress import ProgressLine
 from samband.adapters.reading import Reading
-from samband.adapters.wire import AUTHENTICATE_TIMEOUT_S, Connection, HookCaller, Link, Wire
-from samband.contract import Check, Event, Limits, Manifest, Page, Stream, Token
+from samband.adapters.receipts import Receipts
+from samband.adapters.sharedtokens import Held, TokenDoor
+from samband.adapters.wire import AUTHENTICATE_TIMEOUT_S, DEFAULT_ACCOUNT, Connection, HookCaller, Link, Wire
+from samband.contract import (
+    Batch,
+    Check,
+    ConsentRequest,
+    Event,
+    Limits,
+    Manifest,
+    Page,
+    Receipt,
+    Selection,
+    Stream,
+    Token,
+)
 from samband.errors import ContractError, NotFoundError, SambandError
 from samband.http import Outbound
 from samband.http.egress import EgressPolicy
+from samband.oauth import authorization_code_token
 from samband.redaction import Redactor
 
 __all__ = ["Adapter", "AdapterOptions", "Connection", "Observer"]
@@ -41,7 +57,7 @@ class Observer(Protocol):
     """Told about every call into a plugin, for metrics. Called from any thread; must be quick and never raise."""
 
     def hook_finished(self, *, plugin: str, hook: str, outcome: str, duration_s: float) -> None:
-        """``outcome`` is ``ok``, ``cancelled`` or the code of the error. ``sync`` is told page by page."""
+        """``outcome`` is ``ok``, ``cancelled`` or the code of the error. ``sync`` and ``fetch`` are told page by page."""
 
     def lane_troubled(self, *, plugin: str) -> None:
         """The plugin blocked its loop, broke a promise or let something escape."""
@@ -65,6 +81,7 @@ class AdapterOptions:
         redactor: Learns every secret that passes; share the one the host's log uses.
         observer: For metrics.
         now: The clock, aware UTC.
+        tokens: Where tokens are kept for all processes; None keeps them in memory.
     """
 
     hook_timeout_s: float = 600.0
@@ -76,6 +93,7 @@ class AdapterOptions:
     redactor: Redactor = field(default_factory=Redactor)
     observer: Observer | None = None
     now: Callable[[], datetime] = _utc_now
+    tokens: TokenDoor | None = None
 
 
 class Adapter:
@@ -157,10 +175,29 @@ class Adapter:
         with self._contained.around("egress_hosts"):
             return frozenset(self.manifest.egress_hosts(settings))
 
+    def account(self, raw: Mapping[str, Any]) -> str:
+        """Names the external account that an integration with these settings uses; empty when it is one of its own."""
+        settings = self.parse_settings(raw)
+        with self._contained.around("account"):
+            account = checked_account(self.manifest.name, self.manifest.account(settings))
+        return "" if account == DEFAULT_ACCOUNT else f"{self.manifest.name}/{account}"[:300]
+
+    def credentials_expire_at(self, raw: Mapping[str, Any]) -> datetime | None:
+        """Gives when these credentials stop working as far as they say themselves, in UTC; None when they do not."""
+        credentials = self.parse_credentials(raw)
+        with self._contained.around("credentials_expire_at"):
+            return checked_instant(
+                self.manifest.name, "credentials_expire_at", self.manifest.credentials_expire_at(credentials)
+            )
+
     # ── calls ────────────────────────────────────────────────────────────────
 
     async def authenticate_now(self, connection: Connection) -> Token:
-        """Obtains a fresh token, which every later call of the integration then uses.
+        """Obtains a fresh token, which every later call of the integration then uses; see `renew_token`."""
+        return (await self.renew_token(connection)).token
+
+    async def renew_token(self, connection: Connection) -> Held:
+        """Has the integration's token renewed now, for all processes. Calls at the same time share one renewal.
 
         Raises:
             AuthError: Access was refused; a person is needed.
@@ -168,12 +205,45 @@ class Adapter:
         """
         link = self._link(connection)
 
-        async def work() -> Token:
-            source = self._wire().token_source(link)
-            source.forget()
-            return await source.get()
+        async def work() -> Held:
+            return await self._wire().renew_token(link)
 
-        return await self._call("authenticate_now", work, AUTHENTICATE_TIMEOUT_S)
+        return await self._call("renew_token", work, AUTHENTICATE_TIMEOUT_S)
+
+    def consent(self, connection: Connection) -> ConsentRequest | None:
+        """Gives where a person agrees to this integration; None for a system that does not ask for one."""
+        if self.manifest.consent is None:
+            return None
+        link = self._link(connection)
+        with self._contained.around("consent"):
+            request = self.manifest.consent(link.settings, link.credentials)
+            return checked_consent(self.manifest.name, request, self._policy)
+
+    async def exchange_code(
+        self, connection: Connection, request: ConsentRequest, *, code: SecretStr, verifier: SecretStr,
+        redirect_uri: str,
+    ) -> Token:  # fmt: skip
+        """Trades the code that a person came back with for a token, through the integration's own outbound session.
+
+        Raises:
+            AuthError: They refused the code or the client.
+            AdapterError: Anything else; the code may be spent.
+        """
+        link = self._link(connection)
+
+        async def work() -> Token:
+            wire = self._wire()
+            for secret in (code, verifier):
+                self._redactor.add(secret)
+            with self._contained.around("exchange_code"):
+                context = wire.context(link, is_authenticating=True)
+                token = await authorization_code_token(
+                    context, request, code=code, verifier=verifier, redirect_uri=redirect_uri
+                )
+            wire.learn(token)
+            return token
+
+        return await self._call("exchange_code", work, AUTHENTICATE_TIMEOUT_S)
 
     async def check(self, connection: Connection, *, timeout_s: float = 10.0) -> Check:
         """Proves access with one light read; a plugin without that hook proves that it can obtain a token."""
@@ -224,27 +294,110 @@ class Adapter:
             InvalidError: The stored settings or credentials do not fit the plugin any more.
             NotFoundError: There is no such stream.
         """
-        if stream not in {s.name for s in self.manifest.streams}:
-            raise NotFoundError(f"{self.manifest.name} has no stream {stream!r}.", code="unknown_stream")
+        self._demand_stream(stream)
         link, line = self._link(connection), ProgressLine(progress)
 
         def read() -> _Pages:
             with self._contained.around("sync"):
                 context = self._wire().context(link, run_id=run_id, progress=line.report)
                 pages = self._iterator("sync", ctx=context, stream=stream, cursor=cursor)
-            return _Pages(Reading(self.manifest.name, pages), self._contained, self._note_trouble)
+            return _Pages("sync", Reading(self.manifest.name, pages), self._contained, self._note_trouble)
 
-        pages = self._lane.iterate(
-            read, timeout_s=self._options.hook_timeout_s, prepare=prepare or _as_it_is, ahead=ahead
-        )
+        async with aclosing(self._pages("sync", read, prepare or _as_it_is, ahead)) as pages:
+            async for page in pages:
+                yield page
+                del page  # or it would stay alive while the next one is waited for
+
+    async def fetch(
+        self, connection: Connection, stream: str, selection: Selection, *, run_id: str,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> AsyncGenerator[Page, None]:  # fmt: skip
+        """Yields pages with the chosen records of a stream, each checked. Close it when you stop early.
+
+        Their cursors are taken off: a read of chosen records says nothing about where the stream's own reading stands.
+
+        Args:
+            connection: Which integration.
+            stream: A name from the manifest.
+            selection: What to read; at most 1,000 keys.
+            run_id: On whose behalf.
+            progress: Called on the caller's loop with ``(done, total)``.
+
+        Raises:
+            AdapterError: The plugin's own, translated; see `samband.hookspecs.Hooks.fetch`.
+            InvalidError: The stored settings or credentials do not fit the plugin any more.
+            NotFoundError: There is no such stream, or the plugin cannot read chosen records.
+        """
+        self._demand_stream(stream)
+        if "fetch" not in self.manifest.capabilities:
+            raise NotFoundError(
+                f"{self.manifest.title} cannot be asked for chosen records.", code="backfill_unsupported",
+                hint="Order a full run instead.",
+            )  # fmt: skip
+        link, line = self._link(connection), ProgressLine(progress)
+
+        def read() -> _Pages:
+            with self._contained.around("fetch"):
+                context = self._wire().context(link, run_id=run_id, progress=line.report)
+                pages = self._iterator("fetch", ctx=context, stream=stream, selection=selection)
+            reading = Reading(self.manifest.name, pages, asked=selection.keys)
+            return _Pages("fetch", reading, self._contained, self._note_trouble)
+
+        async with aclosing(self._pages("fetch", read, _without_cursor, 0)) as pages:
+            async for page in pages:
+                yield page
+                del page
+
+    async def export(self, connection: Connection, batch: Batch, *, run_id: str) -> AsyncGenerator[Receipt, None]:
+        """Yields receipts for the items of a batch as they come, each checked; an item without one is uncertain.
+
+        Raises:
+            RetryableError: Nothing of what has no receipt was sent.
+            AdapterError: Anything else: what has no receipt is uncertain.
+        """
+        keys = [item.key for item in batch.items]
+        async for receipt in self._receipts(connection, "export", keys, run_id, {"batch": batch}):
+            yield receipt
+
+    async def find_exported(
+        self, connection: Connection, keys: Sequence[str], *, run_id: str
+    ) -> AsyncGenerator[Receipt, None]:
+        """Yields an ``accepted`` receipt for each key that is found at the other side."""
+        async for receipt in self._receipts(connection, "find_exported", keys, run_id, {"keys": list(keys)}):
+            yield receipt
+
+    async def _receipts(
+        self, connection: Connection, hook: str, keys: Sequence[str], run_id: str, given: Mapping[str, object]
+    ) -> AsyncGenerator[Receipt, None]:
+        link = self._link(connection)
+
+        def read() -> _Contained:
+            with self._contained.around(hook):
+                found = self._iterator(hook, ctx=self._wire().context(link, run_id=run_id), **given)
+            receipts = Receipts(self.manifest.name, hook, found, keys, self._redactor.scrub)
+            return _Contained(hook, receipts, self._contained)
+
+        async with aclosing(self._pages(hook, read, _as_it_is, 0)) as receipts:
+            async for receipt in receipts:
+                yield receipt
+
+    async def _pages(
+        self, hook: str, read: Callable[[], AsyncIterator[Any]], prepare: Callable[[Page], Any], ahead: int
+    ) -> AsyncGenerator[Any, None]:
+        """Yields what the lane reads, and accounts for every page."""
+        pages = self._lane.iterate(read, timeout_s=self._options.hook_timeout_s, prepare=prepare, ahead=ahead)
         async with aclosing(pages):
             while True:
-                with self._accounted("sync"):
+                with self._accounted(hook):
                     page = await anext(pages, _END)
                 if page is _END:
                     return
                 yield page
                 del page  # or it would stay alive while the next one is waited for
+
+    def _demand_stream(self, stream: str) -> None:
+        if stream not in {s.name for s in self.manifest.streams}:
+            raise NotFoundError(f"{self.manifest.name} has no stream {stream!r}.", code="unknown_stream")
 
     async def compute(self, function: Callable[[], T]) -> T:
         """Gives ``function()``, called in the plugin's lane: for conversions that would hold up the core's loop."""
@@ -254,6 +407,29 @@ class Adapter:
                 return function()
 
         return await self._call("convert", work, self._options.hook_timeout_s)
+
+    async def handle_webhook(self, hearings: Sequence[Hearing]) -> list[Heard | SambandError]:
+        """Gives for each delivery what the plugin said of it, or the error it was refused with, in their order.
+
+        Raises:
+            UnavailableError: The plugin did not give its lane back; nothing is known about any of them.
+            PluginError: It is not called any more.
+        """
+        ear = Ear(
+            manifest=self.manifest, call_hook=self._call_hook, contained=self._contained, redactor=self._redactor,
+            now=self._options.now, account=self._write,
+        )  # fmt: skip
+
+        async def work() -> list[Heard | SambandError]:
+            return await hear_all(ear, hearings)
+
+        try:
+            heard = await self._lane.run(work, timeout_s=2 * HEARING_TIMEOUT_S)
+        except TimeoutError as error:
+            raise self._contained.translated(HOOK, error) from None
+        for broken in (found for found in heard if isinstance(found, ContractError)):
+            self._note_trouble(broken.message)
+        return heard
 
     async def tell(self, event: Event) -> None:
         """Tells the plugin of an event, if it listens."""
@@ -339,6 +515,7 @@ class Adapter:
             contained=self._contained,
             accounted=self._accounted,
             now=self._options.now,
+            tokens=self._options.tokens,
         )
 
     def _iterator(self, hook: str, **arguments: object) -> Any:
@@ -358,10 +535,40 @@ def _as_it_is(page: Page) -> Page:
     return page
 
 
+def _without_cursor(page: Page) -> Page:
+    return page if page.cursor is None else replace(page, cursor=None)
+
+
+class _Contained:
+    """Receipts as an async iterator whose errors belong to the tree."""
+
+    def __init__(self, hook: str, receipts: Receipts, contained: Containment) -> None:
+        self._hook = hook
+        self._receipts = receipts
+        self._contained = contained
+
+    def __aiter__(self) -> _Contained:
+        return self
+
+    async def __anext__(self) -> Receipt:
+        with self._contained.around(self._hook):
+            try:
+                return await anext(self._receipts)
+            except StopAsyncIteration:
+                ended = True
+        assert ended
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        with self._contained.around(self._hook):
+            await self._receipts.aclose()
+
+
 class _Pages:
     """The reading as an async iterator whose errors belong to the tree. It keeps no page alive."""
 
-    def __init__(self, reading: Reading, contained: Containment, on_trouble: Callable[[str], None]) -> None:
+    def __init__(self, hook: str, reading: Reading, contained: Containment, on_trouble: Callable[[str], None]) -> None:
+        self._hook = hook
         self._reading = reading
         self._contained = contained
         self._on_trouble = on_trouble
@@ -370,7 +577,7 @@ class _Pages:
         return self
 
     async def __anext__(self) -> Page:
-        with self._contained.around("sync"):
+        with self._contained.around(self._hook):
             page = await self._reading.next_page()
         if page is None:
             raise StopAsyncIteration
@@ -378,7 +585,7 @@ class _Pages:
 
     async def aclose(self) -> None:
         try:
-            with self._contained.around("sync"):
+            with self._contained.around(self._hook):
                 await self._reading.aclose()
         except SambandError as error:
             # The read has ended one way or the other; how it cleans up after itself changes nothing about that.

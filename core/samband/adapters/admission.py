@@ -22,7 +22,7 @@ HOOK_OF: Final[Mapping[str, str]] = {name: name for name in get_args(Capability)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _KEYWORD_ONLY: Final = inspect.Parameter.KEYWORD_ONLY
-_ITERATORS = ("sync", "export", "find_exported")
+_ITERATORS = ("sync", "fetch", "export", "find_exported")
 _SPECS: Final = {name: spec for name, spec in vars(Hooks).items() if not name.startswith("_")}
 _SECRET_WORDS = {"secret", "password", "passphrase", "pwd", "key", "token"}
 # What follows a secret's word and makes it a name of the secret instead: client_secret_id, key_vault_url.
@@ -146,8 +146,9 @@ def _capability_problems(manifest: Manifest, implemented: Implementations) -> It
             yield f"{hook} is implemented, but {capability!r} is missing in capabilities."
     for name in sorted(manifest.field_classes - set(get_args(FieldClass))):
         yield f"There is no field class {name!r}. {name_the_known(str(name), get_args(FieldClass))}"
-    if "sync" in manifest.capabilities and not any(s.direction != "push" for s in manifest.streams):
-        yield "capabilities has 'sync', but no stream is read."
+    for capability in sorted({"sync", "fetch"} & manifest.capabilities):
+        if not any(s.direction != "push" for s in manifest.streams):
+            yield f"capabilities has {capability!r}, but no stream is read."
 
 
 def _kind_problems(manifest: Manifest, kinds: Mapping[str, Kind]) -> Iterator[str]:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from samband.contract import Check, Token
-from samband.errors import ContractError
+from samband.contract import Check, ConsentRequest, Token
+from samband.errors import ContractError, RemoteError
 
-__all__ = ["broken_promise", "checked_account", "checked_check", "checked_hosts", "checked_token"]
+if TYPE_CHECKING:
+    from samband.http.egress import EgressPolicy
+
+__all__ = [
+    "broken_promise",
+    "checked_account",
+    "checked_check",
+    "checked_consent",
+    "checked_hosts",
+    "checked_instant",
+    "checked_token",
+]
 
 
 def broken_promise(plugin: str, hook: str, what: str, way_out: str) -> ContractError:
@@ -60,3 +73,28 @@ def checked_hosts(plugin: str, hosts: object) -> tuple[str, ...]:
     if isinstance(hosts, str) or not isinstance(hosts, Collection) or not all(isinstance(h, str) for h in hosts):
         raise broken_promise(plugin, "egress_hosts", "gave no list of names", "return a list or set of host names.")
     return tuple(hosts)
+
+
+def checked_instant(plugin: str, hook: str, instant: object) -> datetime | None:
+    """Gives the instant in UTC, or None; `ContractError` when it is none, or says no zone."""
+    if instant is None:
+        return None
+    if not isinstance(instant, datetime) or instant.utcoffset() is None:
+        raise broken_promise(plugin, hook, "gave no instant with a zone", "return an aware datetime, or None.")
+    return instant.astimezone(UTC)
+
+
+def checked_consent(plugin: str, request: object, policy: EgressPolicy) -> ConsentRequest:
+    """Gives where a person is sent to agree, when both addresses are whole and safe; `ContractError` otherwise."""
+    if not isinstance(request, ConsentRequest):
+        raise broken_promise(plugin, "consent", f"gave {type(request).__name__}", "return a samband.ConsentRequest.")
+    if not request.client_id or not isinstance(request.client_secret, SecretStr | None):
+        raise broken_promise(plugin, "consent", "gave no client", "give client_id, and the secret as SecretStr.")
+    for name in ("authorize_url", "token_url"):
+        address = getattr(request, name)
+        try:
+            policy.check_url(address, [urlsplit(address).netloc])
+        except (RemoteError, ValueError) as error:
+            said = error.message if isinstance(error, RemoteError) else "it is not an address"
+            raise broken_promise(plugin, "consent", f"gave an unsafe {name} ({said})", "use https addresses.") from None
+    return request

@@ -1,4 +1,4 @@
-"""One read of one stream: the plugin's pages, each shown to keep the promises of the ``sync`` hook."""
+"""One read of one stream: the plugin's pages, each shown to keep the promises of ``sync``, or of ``fetch``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ class Reading:
     Args:
         plugin: Named in errors.
         pages: What the hook gave.
+        asked: For ``fetch``, the keys that were asked for: only those may be said to be gone. Empty for a window, which
+            says nothing about what is gone. None for ``sync``.
     """
 
-    def __init__(self, plugin: str, pages: AsyncIterator[object]) -> None:
+    def __init__(self, plugin: str, pages: AsyncIterator[object], *, asked: Sequence[str] | None = None) -> None:
         self._plugin = plugin
+        self._hook = "sync" if asked is None else "fetch"
+        self._asked = None if asked is None else frozenset(asked)
         self._pages = pages
         self._seen: deque[int] = deque(maxlen=_PAGES_REMEMBERED)
         self._cursor: str | None = None
@@ -70,6 +74,8 @@ class Reading:
         problem = page_problem(page)
         if problem is not None:
             raise self._broken(f"yielded a page whose {problem}.")
+        if self._asked is not None and not self._asked.issuperset(page.deleted):
+            raise self._broken("said that records are gone that it was not asked for; nothing is deleted.")
         if not page.complete:
             self._watch_for_loops(page)
         return page
@@ -94,7 +100,7 @@ class Reading:
         self._seen.append(mark)
 
     def _broken(self, what: str) -> ContractError:
-        return ContractError(f"{self._plugin}: sync {what}", hint="Tell the plugin's author.")
+        return ContractError(f"{self._plugin}: {self._hook} {what}", hint="Tell the plugin's author.")
 
     def _loops(self, what: str) -> RemoteError:
         return RemoteError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,9 @@ from pydantic import BaseModel
 from samband.adapters.answers import broken_promise, checked_account, checked_hosts, checked_token
 from samband.adapters.containment import Containment
 from samband.adapters.pluginlog import PluginLog
+from samband.adapters.sharedtokens import Held, SharedTokens, TokenDoor
 from samband.contract import Context, Limits, Manifest, Token
+from samband.errors import UnavailableError
 from samband.http import Outbound
 from samband.oauth import MAX_TOKEN_ANSWER_BYTES, TokenSource
 from samband.redaction import Redactor
@@ -38,6 +41,8 @@ class Connection:
         revision: Raised by every edit; tokens of an older revision are forgotten.
         settings: As stored; parsed by the adapter into the plugin's model.
         credentials: Decrypted; parsed by the adapter into the plugin's model, and never shown.
+        is_trial: New settings or credentials are being tried before they replace the old ones: no kept token is used,
+            and what is obtained is thrown away.
     """
 
     organization_id: str
@@ -45,6 +50,7 @@ class Connection:
     revision: int
     settings: Mapping[str, Any]
     credentials: Mapping[str, Any] = field(repr=False)
+    is_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,7 @@ class Wire:
         contained: Translates what ``authenticate`` raises.
         accounted: Writes a call of ``authenticate`` into log and metrics.
         now: The clock, aware UTC.
+        tokens: Where tokens are kept for all processes; None keeps them in memory, for this loop alone.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class Wire:
         contained: Containment,
         accounted: Callable[[str], AbstractContextManager[None]],
         now: Callable[[], datetime],
+        tokens: TokenDoor | None = None,
     ) -> None:
         self.outbound = outbound
         self._manifest = manifest
@@ -91,20 +99,49 @@ class Wire:
         self._contained = contained
         self._accounted = accounted
         self._now = now
-        self._sources: dict[str, tuple[int, TokenSource]] = {}
+        self._tokens = tokens
+        self._sources: dict[str, tuple[int, TokenSource | SharedTokens]] = {}
 
-    def token_source(self, link: Link) -> TokenSource:
+    def token_source(self, link: Link) -> TokenSource | SharedTokens:
         """Gives the one source of tokens of an integration; an edit of the integration starts a new one."""
         connection = link.connection
+        if connection.is_trial:
+            return self._own_source(link)
         revision, source = self._sources.get(connection.integration_id, (None, None))
         if source is None or revision != connection.revision:
-
-            async def fetch() -> Token:
-                return await self._authenticate(link)
-
-            source = TokenSource(fetch, now=self._now, log=self._log(link, None))
+            source = self._own_source(link) if self._tokens is None else self._shared_source(link, self._tokens)
             self._sources[connection.integration_id] = (connection.revision, source)
         return source
+
+    async def renew_token(self, link: Link) -> Held:
+        """Has the token renewed now; those who ask at once share one renewal."""
+        source = self.token_source(link)
+        if isinstance(source, SharedTokens):
+            return await source.force()
+        token = await source.force()
+        return Held(token=token, generation=source.flights, renew_at=None, renewed_at=self._now())
+
+    def _own_source(self, link: Link) -> TokenSource:
+        async def fetch() -> Token:
+            return await self._authenticate(link, source.kept)
+
+        source = TokenSource(fetch, now=self._now, log=self._log(link, None))
+        return source
+
+    def _shared_source(self, link: Link, door: TokenDoor) -> SharedTokens:
+        loop = asyncio.get_running_loop()
+
+        def ask(kept: Token | None) -> concurrent.futures.Future[Token]:
+            asking = self._authenticate(link, kept)
+            try:
+                return asyncio.run_coroutine_threadsafe(asking, loop)
+            except RuntimeError:
+                asking.close()
+                raise UnavailableError(f"{self._manifest.name} was stopped.", code="plugin_stuck") from None
+
+        return SharedTokens(
+            door, link.connection, self._manifest.name, ask, learn=self.learn, now=self._now, log=self._log(link, None)
+        )
 
     def context(
         self,
@@ -112,9 +149,10 @@ class Wire:
         *,
         run_id: str | None = None,
         is_authenticating: bool = False,
+        kept: Token | None = None,
         progress: Callable[[int, int | None], None] = lambda done, total: None,
     ) -> Context:
-        """Gives what a hook is given. Credentials are in it, and the token is not, only while authenticating."""
+        """Gives what a hook is given. Credentials and the token ``kept`` last are in it only while authenticating."""
         log = self._log(link, run_id)
         name = self._manifest.name
         with self._contained.around("egress_hosts"):
@@ -142,6 +180,7 @@ class Wire:
             run_id=run_id,
             settings=link.settings,
             credentials=link.credentials if is_authenticating else None,
+            token=kept,
             http=session,
             now=self._now,
             log=log,
@@ -155,17 +194,22 @@ class Wire:
             raise broken_promise(self._manifest.name, hook, f"gave {type(result).__name__}", "write it as async def.")
         return await result
 
-    async def _authenticate(self, link: Link) -> Token:
+    async def _authenticate(self, link: Link, kept: Token | None) -> Token:
         with self._accounted("authenticate"):
-            context = self.context(link, is_authenticating=True)
+            self.learn(kept)
+            context = self.context(link, is_authenticating=True, kept=kept)
             with self._contained.around("authenticate"):
                 async with asyncio.timeout(AUTHENTICATE_TIMEOUT_S):
                     token = await self.awaited("authenticate", ctx=context)
                 checked = checked_token(self._manifest.name, token)
-        for secret in (checked.value, checked.refresh_token):
+        self.learn(checked)
+        return checked
+
+    def learn(self, token: Token | None) -> None:
+        """Has the redactor know a token, one of another process or of an earlier start too."""
+        for secret in () if token is None else (token.value, token.refresh_token):
             if secret is not None:
                 self._redactor.add(secret)
-        return checked
 
     def _log(self, link: Link, run_id: str | None) -> PluginLog:
         connection = link.connection

@@ -29,7 +29,11 @@ async def admit(request: web.Request, service: Service, verb: Verb) -> Caller:
     """Gives the caller, if the key is valid, reaches the organisation in the path and allows the verb."""
     caller = await service.authenticate_key(_presented_key(request))
     if caller is None:
-        raise AccessError("The key is not valid.", code="key_refused", hint="Use a key that has not been revoked.")
+        raise AccessError(
+            "The key is not valid.",
+            code="key_refused",
+            hint="It may be mistyped, have been revoked, or have expired: use another one.",
+        )
     structlog.contextvars.bind_contextvars(key=caller.key_id)
     org = request.match_info.get("org")
     if org is not None and not _reaches(caller, org):

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from samband.errors import ServiceError
 
-__all__ = ["BodyLimits", "read_json"]
+__all__ = ["BodyLimits", "read_json", "read_raw"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,23 +48,57 @@ async def read_json(request: web.Request, limits: BodyLimits) -> Any:
         ) from None  # the cause holds the whole body
 
 
-async def _read_bytes(request: web.Request, limits: BodyLimits) -> bytes:
-    too_large = ServiceError(
+async def read_raw(request: web.Request, limits: BodyLimits) -> bytes:
+    """Gives the body byte for byte, empty when there is none. Raises `ServiceError` with the code of what is wrong."""
+    if not request.body_exists:
+        return b""
+    _check_encoding(request)
+    if (request.content_length or 0) > limits.max_bytes:
+        raise _too_large(limits)
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > limits.max_bytes:
+                    raise _too_large(limits)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise _too_slow(limits) from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise _broken() from None
+    return b"".join(chunks)
+
+
+def _too_large(limits: BodyLimits) -> ServiceError:
+    return ServiceError(
         f"The body is larger than {limits.max_bytes} bytes.", code="body_too_large", hint="Send less at a time."
     )
+
+
+def _too_slow(limits: BodyLimits) -> ServiceError:
+    return ServiceError(
+        f"The body did not arrive within {limits.timeout_s:g} seconds.", code="body_too_slow", hint="Send it again."
+    )
+
+
+def _broken() -> ServiceError:
+    return ServiceError("The body did not arrive whole.", code="body_broken", hint="Send it again.")
+
+
+async def _read_bytes(request: web.Request, limits: BodyLimits) -> bytes:
+    too_large = _too_large(limits)
     if (request.content_length or 0) > limits.max_bytes:
         raise too_large
     try:
         async with asyncio.timeout(limits.timeout_s):
             return await request.read()
     except TimeoutError:
-        raise ServiceError(
-            f"The body did not arrive within {limits.timeout_s:g} seconds.", code="body_too_slow", hint="Send it again."
-        ) from None
+        raise _too_slow(limits) from None
     except web.HTTPRequestEntityTooLarge:
         raise too_large from None
     except (web.RequestPayloadError, HttpProcessingError):
-        raise ServiceError("The body did not arrive whole.", code="body_broken", hint="Send it again.") from None
+        raise _broken() from None
 
 
 def _check_encoding(request: web.Request) -> None:

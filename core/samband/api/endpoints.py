@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 from pydantic import ValidationError
 
-from samband.acting import EVERYWHERE, act_for
+from samband.acting import EVERYWHERE, act_for, acting
 from samband.api.access import admit
 from samband.api.answers import Answer
 from samband.api.bodies import BodyLimits, read_json
 from samband.api.parameters import Input
+from samband.api.repeats import IDEMPOTENCY_KEY, answer_once
 from samband.api.signatures import Handler, Signature, read_signature
 from samband.errors import FieldProblem, InvalidError
 from samband.kinds import field_problems
@@ -41,6 +42,7 @@ class Call:
     request: web.Request
     service: Service
     admitted: Caller | None
+    body_timeout_s: float = 30.0
 
     @property
     def caller(self) -> Caller:
@@ -57,6 +59,7 @@ class Endpoint:
         verb: What the key must allow; None makes it public.
         problems: The codes it can end in besides those its shape implies (see `samband.api.openapi.problem_codes`).
         headers: Header → description, of the answer.
+        takes_raw: The handler reads query and body itself, whatever they are; parameters of the path come as they are.
     """
 
     method: str
@@ -69,6 +72,7 @@ class Endpoint:
     problems: tuple[str, ...]
     headers: Mapping[str, str]
     media_type: str
+    takes_raw: bool = False
 
     @property
     def name(self) -> str:
@@ -78,8 +82,20 @@ class Endpoint:
     def reads_body(self) -> bool:
         return self.method != "GET"
 
+    @property
+    def keeps_answers(self) -> bool:
+        """Says whether a repeat with the same Idempotency-Key gets the first one's answer.
+
+        So it is for every POST, except one that takes the key itself: there the service binds it to what it makes.
+        """
+        takes_it_itself = any(p.where == "header" and p.wire == "Idempotency-Key" for p in self.signature.parameters)
+        return self.method == "POST" and self.verb is not None and not takes_it_itself
+
     async def serve(self, request: web.Request, service: Service, limits: BodyLimits) -> web.StreamResponse:
         """Answers one request: admits the caller, reads what was sent, calls the handler, writes what it gives."""
+        if self.takes_raw:
+            call = Call(request=request, service=service, admitted=None, body_timeout_s=limits.timeout_s)
+            return self._write(await self.handler(call, **request.match_info))
         caller = None if self.verb is None else await admit(request, service, self.verb)
         with act_for(organization=_confinement(request, caller), actor=_actor(caller)):
             return await self._serve(request, service, limits, caller)
@@ -92,7 +108,17 @@ class Endpoint:
             body = self._check_body(await read_json(request, limits))
             if self.signature.body is not None:
                 arguments["body"] = body
-        return self._write(await self.handler(Call(request=request, service=service, admitted=caller), **arguments))
+
+        async def handle() -> web.StreamResponse:
+            call = Call(request=request, service=service, admitted=caller)
+            return self._write(await self.handler(call, **arguments))
+
+        if caller is None or not self.keeps_answers or IDEMPOTENCY_KEY not in request.headers:
+            return await handle()
+        return await answer_once(
+            request, service.repeats, caller=caller.key_id, route=self.name, organization=acting().organization,
+            handle=handle,
+        )  # fmt: skip
 
     def _read_parameters(self, request: web.Request) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -168,6 +194,7 @@ class Endpoints(list[Endpoint]):
         problems: tuple[str, ...] = (),
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/json",
+        takes_raw: bool = False,
     ) -> Callable[[H], H]:
         """Adds the decorated handler; the arguments are those of `Endpoint`."""
 
@@ -177,6 +204,7 @@ class Endpoints(list[Endpoint]):
                 Endpoint(
                     method=method, path=path, handler=handler, signature=signature, verb=verb, tag=self._tag,
                     status=status, problems=problems, headers=headers or {}, media_type=media_type,
+                    takes_raw=takes_raw,
                 )
             )  # fmt: skip
             return handler

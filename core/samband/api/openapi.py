@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from samband.api.endpoints import Endpoint
 from samband.api.problems import MEDIA_TYPE, PROBLEMS, Kind, Problem
+from samband.api.repeats import REPLAYED
 from samband.api.signatures import Parameter
 
 __all__ = ["openapi_document", "problem_codes"]
@@ -53,6 +54,8 @@ def openapi_document(endpoints: Iterable[Endpoint], version: str) -> dict[str, A
 def problem_codes(endpoint: Endpoint) -> tuple[str, ...]:
     """Gives every code the endpoint can answer: those it declares, and those its shape implies."""
     codes = ["internal_error", "expectation_failed", *endpoint.problems]
+    if endpoint.takes_raw:
+        return tuple(codes)
     if any(p.where != "path" or p.wire != "org" for p in endpoint.signature.parameters) or endpoint.reads_body:
         codes.append("invalid_request")
     if endpoint.verb is not None:
@@ -61,6 +64,8 @@ def problem_codes(endpoint: Endpoint) -> tuple[str, ...]:
         codes.append("organization_not_found")
     if endpoint.reads_body:
         codes += _BODY_CODES
+    if endpoint.keeps_answers:
+        codes += ["idempotency_key_reused", "idempotency_in_progress"]
     return tuple(dict.fromkeys(codes))
 
 
@@ -72,6 +77,14 @@ _BODY_CODES = (
     "content_type_unsupported",
     "content_encoding_unsupported",
 )
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Chosen by the caller. For 24 hours a repeat with the same key gets the same answer, and nothing is "
+    "done twice; a request that was refused may be mended and sent again under the same key.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
 _SECURITY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
@@ -107,12 +120,22 @@ def _operation(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
     operation["description"] = f"{description}\n\n{verb}".strip()
     if endpoint.verb is None:
         operation["security"] = []
-    if endpoint.signature.parameters:
-        operation["parameters"] = [_parameter(p) for p in endpoint.signature.parameters]
+    parameters = [_parameter(p) for p in endpoint.signature.parameters]
+    if endpoint.keeps_answers:
+        parameters.append(_IDEMPOTENCY_KEY)
+    if parameters:
+        operation["parameters"] = parameters
     if endpoint.signature.body is not None:
         content = {"application/json": {"schema": schemas[name, "validation"]}}
         operation["requestBody"] = {"required": endpoint.signature.body_is_required, "content": content}
+    if endpoint.takes_raw and endpoint.reads_body:
+        operation["requestBody"] = {"required": False, "content": {"*/*": {"schema": {}}}}
     operation["responses"] = {str(endpoint.status): _success(endpoint, schemas)} | dict(_refusals(endpoint, schemas))
+    if endpoint.media_type == "text/html":
+        page = {"description": "A page that says what to do.", "content": {"text/html": {"schema": {"type": "string"}}}}
+        operation["responses"] |= {str(status): page for status in (404, 409, 502, 503)}
+    elif endpoint.takes_raw:
+        operation["responses"]["2XX"] = {"description": "What the plugin answers.", "content": {"*/*": {"schema": {}}}}
     return operation
 
 
@@ -131,13 +154,25 @@ def _success(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
     schema = schemas[key] if endpoint.signature.answer is not None else _RAW[endpoint.media_type]
     response: dict[str, Any] = {
         "description": "Started." if endpoint.status == 202 else "Done.",
-        "headers": _headers({**endpoint.headers, "X-Request-Id": "The request id."}),
+        "headers": _headers(
+            {**endpoint.headers, "X-Request-Id": "The request id."}
+            | (
+                {REPLAYED: "true when this is the answer the same request got before."}
+                if endpoint.keeps_answers
+                else {}
+            )
+        ),
         "content": {endpoint.media_type: {"schema": schema}},
     }
     return response
 
 
-_RAW: dict[str, dict[str, Any]] = {"text/plain": {"type": "string"}, "application/json": {"type": "object"}}
+_RAW: dict[str, dict[str, Any]] = {
+    "text/plain": {"type": "string"},
+    "text/csv": {"type": "string"},
+    "text/html": {"type": "string"},
+    "application/json": {"type": "object"},
+}
 
 
 def _refusals(endpoint: Endpoint, schemas: dict[Key, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

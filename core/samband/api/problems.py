@@ -45,27 +45,57 @@ PROBLEMS: Mapping[str, Kind] = {
     "body_broken": Kind(400, "The body did not arrive whole"),
     "key_missing": Kind(401, "No key was presented"),
     "key_refused": Kind(401, "The key is not valid"),
+    "signature_refused": Kind(401, "The delivery's proof does not hold"),
     "access_refused": Kind(403, "The key does not reach this far"),
     "route_unknown": Kind(404, "There is nothing at this address"),
     "organization_not_found": Kind(404, "There is no such organisation"),
     "unknown_plugin": Kind(404, "There is no such plugin"),
     "integration_not_found": Kind(404, "There is no such integration"),
+    "schedule_not_found": Kind(404, "There is no such schedule"),
     "run_not_found": Kind(404, "There is no such run"),
     "never_ran": Kind(404, "The integration has never run"),
     "kind_not_found": Kind(404, "There is no such kind of record"),
     "record_not_found": Kind(404, "There is no such record"),
     "dead_letter_not_found": Kind(404, "There is no such dead letter"),
+    "reimbursement_not_found": Kind(404, "There is no such reimbursement"),
+    "alert_not_found": Kind(404, "There is no such alert"),
+    "key_not_found": Kind(404, "There is no such key"),
+    "event_not_found": Kind(404, "There is no such event"),
+    "event_type_not_found": Kind(404, "There is no such event type"),
+    "subscription_not_found": Kind(404, "There is no such subscription"),
+    "webhook_not_found": Kind(404, "The integration has no webhook"),
     "not_found": Kind(404, "There is no such thing"),
     "method_not_allowed": Kind(405, "This address does not take this method"),
     "body_too_slow": Kind(408, "The body took too long to arrive"),
     "conflict": Kind(409, "The state of things does not allow this"),
     "organization_exists": Kind(409, "The organisation exists already"),
     "integration_exists": Kind(409, "The integration exists already"),
+    "idempotency_in_progress": Kind(409, "The same request is being worked on"),
+    "already_exported": Kind(409, "It has been exported"),
+    "exporter_ambiguous": Kind(409, "More than one integration takes it"),
+    "too_many_schedules": Kind(409, "The integration has too many schedules"),
     "already_running": Kind(409, "A run is still going on"),
+    "backfill_unsupported": Kind(409, "Chosen records cannot be asked for"),
+    "nothing_failed": Kind(409, "There is no failed record to read again"),
+    "too_many_failed": Kind(409, "Too many records failed"),
+    "not_a_dry_run": Kind(409, "The run is no dry run"),
     "not_tested": Kind(409, "The connection has not been tested"),
+    "run_ended": Kind(409, "The run has ended already"),
+    "nothing_to_retry": Kind(409, "The run left nothing to try again"),
+    "not_held": Kind(409, "The run is not held"),
+    "nothing_connected": Kind(409, "Nothing that is connected offers this"),
     "not_enabled": Kind(409, "The integration is not enabled"),
     "credentials_missing": Kind(409, "The integration has no credentials"),
+    "consent_unsupported": Kind(409, "The system asks no person for consent"),
+    "public_url_missing": Kind(409, "The host's public address is not set"),
+    "credentials_refused": Kind(409, "The other system refuses the new credentials"),
+    "subscription_disabled": Kind(409, "The subscription is disabled"),
+    "subscription_limit": Kind(409, "The organisation has too many subscriptions"),
+    "webhook_unsupported": Kind(409, "The plugin takes no webhooks"),
+    "webhook_untestable": Kind(409, "A sample cannot be signed here"),
     "plugin_failed": Kind(409, "The plugin is not loaded"),
+    "differences_gone": Kind(410, "What the dry run found was thrown away"),
+    "events_expired": Kind(410, "These events are no longer kept"),
     "revision_mismatch": Kind(412, "Somebody else changed it first"),
     "body_too_large": Kind(413, "The body is too large"),
     "content_type_unsupported": Kind(415, "The body must be application/json"),
@@ -73,10 +103,14 @@ PROBLEMS: Mapping[str, Kind] = {
     "expectation_failed": Kind(417, "The expectation is not supported"),
     "invalid_request": Kind(422, "The request does not say what it must"),
     "credentials_invalid": Kind(422, "The credentials are not what the plugin takes"),
+    "delivery_refused": Kind(422, "The delivery is not what is sent here"),
     "idempotency_key_reused": Kind(422, "The idempotency key belongs to another request"),
     "rate_limited": Kind(429, "Too many requests"),
+    "too_many_deliveries": Kind(429, "Too many deliveries of this address wait"),
     "internal_error": Kind(500, "Something went wrong here"),
     "remote_error": Kind(502, "The other system answered with an error"),
+    "credentials_untested": Kind(503, "The new credentials could not be tested now"),
+    "deliveries_waiting": Kind(503, "Too many deliveries wait"),
     "not_ready": Kind(503, "A part this needs does not answer now"),
 }
 """Every code the API itself uses, and those of the service that need their own status or title."""
@@ -132,6 +166,7 @@ class Problem(BaseModel):
     hint: str | None = Field(default=None, description="The next step, when there is one.")
     instance: str = Field(description="The request id; the log lines of the request carry it.")
     errors: list[FieldProblemView] | None = Field(default=None, description="The fields at fault.")
+    remote_message: str | None = Field(default=None, description="The other system's own words, when it said any.")
     run: str | None = Field(default=None, description="With already_running: the run that is alive.")
     parts: dict[str, str] | None = Field(default=None, description="With not_ready: each part and how it is.")
 
@@ -146,6 +181,8 @@ def explain(error: errors.SambandError, request: web.Request, instance: str) -> 
     members: dict[str, Any] = {}
     if isinstance(error, errors.InvalidError) and error.problems:
         members["errors"] = [{"field": p.field, "code": p.code, "message": p.message} for p in error.problems]
+    if error.remote_message:
+        members["remote_message"] = error.remote_message
     if isinstance(error, errors.AlreadyRunningError):
         members["run"] = error.run_id
     if isinstance(error, UnreadyError):
@@ -202,6 +239,8 @@ def _headers(error: errors.SambandError, status: int, request: web.Request) -> d
         headers["WWW-Authenticate"] = 'Bearer realm="samband"' + (
             ', error="invalid_token"' if error.code == "key_refused" else ""
         )
+    if error.code == "signature_refused":
+        headers["WWW-Authenticate"] = 'Signature realm="samband webhooks"'  # a key would not help
     if status == 403:
         headers["WWW-Authenticate"] = 'Bearer realm="samband", error="insufficient_scope"'
     if status in (429, 503):

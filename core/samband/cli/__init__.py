@@ -11,9 +11,32 @@ import typer
 from typer.exceptions import TyperException
 
 import samband
-from samband.cli import checks, demo, hosting, integrations, keys, organizations, plugins, runs, simulate, sync
+from samband.cli import (
+    audit,
+    checks,
+    demo,
+    events,
+    exports,
+    health,
+    hosting,
+    integrations,
+    interventions,
+    keys,
+    letters,
+    organizations,
+    plugins,
+    records,
+    rereading,
+    ring,
+    schedules,
+    simulate,
+    subscriptions,
+    sync,
+    tokens,
+    webhooks,
+)
 from samband.cli.client import take_environment
-from samband.cli.output import ExitCode, fail
+from samband.cli.output import ExitCode, fail, note
 from samband.errors import ConfigurationError, SambandError
 from samband.hosting.logs import configure_logging
 
@@ -23,6 +46,8 @@ _EPILOG = (
     "Exit codes: 0 ok; 1 the work failed; 2 usage or configuration; 3 not found; 4 conflict, for instance already "
     "running; 5 not reachable or not ready; 6 access refused; 70 a fault in samband itself."
 )
+# What a shell gives for a command that SIGINT ended.
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="samband",
@@ -41,12 +66,31 @@ app.command()(hosting.migrate)
 app.command()(demo.demo)
 app.command()(plugins.plugins)
 app.command()(checks.check)
+app.command()(health.overview)
+app.command()(health.status)
 app.command()(sync.sync)
+app.command("dry-run")(rereading.dry_run)
+app.command()(rereading.backfill)
+app.command()(tokens.consent)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(simulate.simulate)
 app.add_typer(organizations.app, name="org")
 app.add_typer(integrations.app, name="integration")
-app.add_typer(runs.app, name="runs")
+app.add_typer(schedules.app, name="schedule")
+app.add_typer(webhooks.app, name="webhook")
+app.add_typer(tokens.app, name="token")
+app.add_typer(sync.memberships, name="memberships")
+app.add_typer(sync.courses, name="courses")
+app.add_typer(interventions.app, name="runs")
+app.add_typer(letters.app, name="dead-letters")
+app.add_typer(health.alerts, name="alerts")
+app.add_typer(records.app, name="records")
+app.add_typer(exports.reimbursement, name="reimbursement")
+app.add_typer(exports.export, name="export")
+app.add_typer(events.app, name="events")
+app.add_typer(subscriptions.app, name="subscription")
 app.add_typer(keys.app, name="key")
+app.add_typer(ring.app, name="keys")
+app.add_typer(audit.app, name="audit")
 
 
 def _version(wanted: bool) -> None:
@@ -81,6 +125,9 @@ def run(arguments: list[str]) -> int:
         return _tell_usage(error, as_json=as_json)
     except BrokenPipeError:
         return _reader_is_gone()
+    except typer.Abort:
+        note("Stopped waiting. What was ordered goes on; 'samband runs list' shows it.")
+        return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last wall: told with its place, without words that may hold data
         structlog.get_logger("samband.cli").error("command_failed", exc_info=error)
         return fail(_fault(error), as_json=as_json)

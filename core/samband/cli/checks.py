@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from samband.cli.client import HostClient, ask_host
-from samband.cli.integrations import path_of
 from samband.cli.options import DataDir, Json, Url, data_dir_or_default, two_names
 from samband.cli.output import ExitCode, show
+from samband.client.client import integration_path
 
 
 def check(
@@ -27,7 +27,9 @@ def check(
 
     async def ask(host: HostClient) -> list[dict[str, Any]]:
         wanted = [given] if given else await _every(host)
-        return [{"integration": "/".join(names)} | await host.post(f"{path_of(*names)}/test") for names in wanted]
+        return [
+            {"integration": "/".join(names)} | await host.post(f"{integration_path(*names)}/test") for names in wanted
+        ]
 
     checks = ask_host(url, data_dir_or_default(data_dir), ask)
     is_ok = all(found["ok"] for found in checks)

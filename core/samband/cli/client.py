@@ -5,36 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
-import aiohttp
-import orjson
+from pydantic import BaseModel
 
-from samband.errors import (
-    AccessError,
-    AlreadyRunningError,
-    ConfigurationError,
-    ConflictError,
-    FieldProblem,
-    InvalidError,
-    NotFoundError,
-    NotReadyError,
-    SambandError,
-)
+from samband.cli.options import data_dir_or_default
+from samband.client import Client, Wire
+from samband.errors import AccessError, ConfigurationError, NotReadyError
 from samband.hosting.addressfile import read_address
+from samband.views import LIVE_STATES
 
-__all__ = ["HostClient", "ask_host", "find_host", "find_key", "take_environment"]
+__all__ = ["At", "HostClient", "ask_host", "find_host", "find_key", "take_environment"]
 
 T = TypeVar("T")
 
-_TIMEOUT_S: Final = 60.0
-_LIVE_STATES: Final = ("queued", "running", "waiting", "held")
-
-
 _URL: Final = "SAMBAND_URL"
 _KEY: Final = "SAMBAND_API_KEY"
+_PART: Final = 500
 _taken: dict[str, str] = {}
 
 
@@ -94,118 +83,72 @@ def ask_host(url: str | None, data_dir: Path, question: Callable[[HostClient], A
     return asyncio.run(ask())
 
 
-class HostClient:
-    """One host's API. Answers are the decoded views; refusals are raised as the errors they were on the host."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self.url = url
-        self._headers = {"Authorization": f"Bearer {key}"}
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=10)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def get(self, path: str, **query: object) -> Any:
-        """Gives what is at an address below the host's; query values that are None are left out."""
-        return await self._request("GET", path, query=query)
-
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Orders something."""
-        return await self._request("POST", path, body=body)
-
-    async def put(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Replaces something."""
-        return await self._request("PUT", path, body=body)
-
-    async def patch(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Changes something."""
-        return await self._request("PATCH", path, body=body)
-
-    async def items(self, path: str, *, limit: int, **query: object) -> list[Any]:
-        """Gives up to ``limit`` items of a listing, over as many parts as that takes."""
-        found: list[Any] = []
-        after: object = None
-        while len(found) < limit:
-            page = await self.get(path, after=after, limit=min(500, limit - len(found)), **query)
-            found += page["items"]
-            after = page.get("next")
-            if after is None:
-                break
-        return found
+class HostClient(Wire):
+    """One host's API as the commands use it: decoded documents, which they show."""
 
     async def follow(self, run: Mapping[str, Any], told: Callable[[Mapping[str, Any]], None]) -> Any:
-        """Asks for a run until it has ended, and tells every answer; gives the last one."""
+        """Asks for a run until it has ended or waits for a person, and tells every answer; gives the last one."""
         pause_s = 0.05
-        while run["state"] in _LIVE_STATES:
+        while run["state"] in LIVE_STATES and run["state"] != "held":
             await asyncio.sleep(pause_s)
             pause_s = min(1.0, pause_s * 1.3)
             run = await self.get(f"/v1/organizations/{run['organization']}/runs/{run['id']}")
             told(run)
         return run
 
-    async def _request(
-        self, method: str, path: str, *, query: Mapping[str, object] | None = None, body: Any = None
-    ) -> Any:
-        if self._session is None:
-            raise RuntimeError("Use the client as an async context manager.")
-        params = {name: _query_text(value) for name, value in (query or {}).items() if value is not None}
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        data = None if body is None else orjson.dumps(body)
-        try:
-            async with self._session.request(
-                method, self.url + path, params=params, data=data, headers=headers, allow_redirects=False
-            ) as response:
-                raw = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NotReadyError(
-                f"The host at {self.url} does not answer ({type(error).__name__}).",
-                code="host_unreachable",
-                hint="See whether it runs ('samband up') and whether the address is right (--url or SAMBAND_URL).",
-            ) from error
-        return _answer(response.status, raw, self.url)
+    async def part(self, path: str, *, limit: int | None, after: str | None = None, **query: object) -> dict[str, Any]:
+        """Gives up to ``limit`` items of a listing, all when None, with the ``next`` from which it goes on."""
+        found: list[Any] = []
+        while True:
+            size = _PART if limit is None else min(_PART, limit - len(found))
+            page = await self.get(path, after=after, limit=size, **query)
+            found += page["items"]
+            # A listing's next is null at its end; a feed's is a number to come back with, and has_more tells.
+            is_end = page.get("next") is None or page.get("has_more") is False or not page["items"]
+            if is_end or (limit is not None and len(found) >= limit):
+                return {**page, "items": found}
+            after = page["next"]
 
 
-def _query_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+@dataclass(frozen=True, slots=True)
+class At:
+    """The host that a command's options name, to be asked one question.
+
+    Attributes:
+        url: From ``--url``.
+        data_dir: From ``--data-dir``.
+    """
+
+    url: str | None
+    data_dir: Path | None
+
+    def ask(self, question: Callable[[HostClient], Awaitable[T]]) -> T:
+        """Gives what the question found."""
+        return ask_host(self.url, data_dir_or_default(self.data_dir), question)
+
+    def order(self, operation: Callable[[Client], Awaitable[BaseModel]]) -> dict[str, Any]:
+        """Gives the document of what a method of the typed client answers."""
+
+        async def question(host: HostClient) -> dict[str, Any]:
+            return (await operation(Client.over(host))).model_dump(mode="json")
+
+        return self.ask(question)
+
+    def get(self, path: str, **query: object) -> Any:
+        return self.ask(lambda host: host.get(path, **query))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self.ask(lambda host: host.post(path, body))
+
+    def put(self, path: str, body: Mapping[str, Any], *, revision: int | None = None) -> Any:
+        return self.ask(lambda host: host.put(path, body, if_match=_etag(revision)))
+
+    def patch(self, path: str, body: Mapping[str, Any], *, revision: int | None = None) -> Any:
+        return self.ask(lambda host: host.patch(path, body, if_match=_etag(revision)))
+
+    def delete(self, path: str, *, revision: int | None = None) -> Any:
+        return self.ask(lambda host: host.delete(path, if_match=_etag(revision)))
 
 
-def _answer(status: int, raw: bytes, url: str) -> Any:
-    try:
-        document = orjson.loads(raw) if raw else {}
-    except orjson.JSONDecodeError:
-        document = None
-    if status < 300 and document is not None:
-        return document
-    if not isinstance(document, dict) or "code" not in document:
-        raise NotReadyError(
-            f"What answers at {url} is not a samband host (HTTP {status}).",
-            code="not_a_host",
-            hint="See whether the address is right (--url or SAMBAND_URL).",
-        )
-    raise _refusal(status, document)
-
-
-def _refusal(status: int, problem: Mapping[str, Any]) -> SambandError:
-    code, message, hint = str(problem["code"]), str(problem.get("detail", "")), str(problem.get("hint") or "")
-    if code == "already_running" and problem.get("run"):
-        return AlreadyRunningError(message, run_id=str(problem["run"]))
-    if status in (401, 403):
-        return AccessError(message, code=code, hint=hint)
-    if status == 404:
-        return NotFoundError(message, code=code, hint=hint)
-    if status in (409, 412):
-        return ConflictError(message, code=code, hint=hint)
-    if status in (429, 503):
-        return NotReadyError(message, code=code, hint=hint)
-    if status < 500:
-        problems = [FieldProblem(**fields) for fields in problem.get("errors") or ()]
-        return InvalidError(message, problems=problems, code=code, hint=hint)
-    return SambandError(message, code=code, hint=hint or f"The host's log says more under {problem.get('instance')}.")
+def _etag(revision: int | None) -> str | None:
+    return None if revision is None else f'"{revision}"'

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
-import orjson
 import typer
 
-from samband.cli.client import HostClient, ask_host
-from samband.cli.options import DataDir, Json, Org, Type, Url, data_dir_or_default
-from samband.cli.output import show, table
-from samband.errors import ConfigurationError
+from samband.cli.client import At, HostClient
+from samband.cli.files import read_object
+from samband.cli.health import status_lines
+from samband.cli.listing import Columns, show_items
+from samband.cli.options import DataDir, Json, Org, Revision, Type, Url
+from samband.cli.output import facts, show
+from samband.client.client import integration_path, organization_path
+from samband.errors import ConfigurationError, InvalidError
 
-__all__ = ["app", "path_of"]
+app = typer.Typer(help="Integrations: create, list, show, update, set-credentials, enable, disable.")
 
-app = typer.Typer(help="Integrations: create, list, show, set-credentials, enable, disable.")
+ExpiresAt = Annotated[
+    str | None, typer.Option("--expires-at", help="When they stop working, for instance 2027-01-31T00:00:00Z.")
+]
+INTEGRATIONS = Columns(
+    "integrations", ("Type", "Name", "State"), lambda one: (one["type"], one["display_name"], one["state"])
+)
 
 SettingsFile = Annotated[
     Path, typer.Option("--settings", help="JSON file with the plugin's settings; - reads standard input.")
 ]
-
-
-def path_of(org: str, type: str) -> str:
-    """Gives the address of an integration on the host."""
-    return f"/v1/organizations/{quote(org, safe='')}/integrations/{quote(type, safe='')}"
-
-
-def _read_object(path: Path, what: str) -> dict[str, Any]:
-    """Gives the JSON object in a file, or on standard input for ``-``; an error never repeats its content."""
-    try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        found = orjson.loads(raw)
-    except OSError as error:
-        problem = f"The {what} cannot be read from {path}: {error.strerror}."
-        raise ConfigurationError(problem, code="file_unreadable", field=what) from error
-    except orjson.JSONDecodeError as error:
-        problem = f"The {what} are not JSON: the reading stopped at line {error.lineno}, column {error.colno}."
-        raise ConfigurationError(problem, code="not_json", field=what) from None
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"The {what} must be one JSON object.", code="not_json", field=what)
-    return found
 
 
 @app.command("create")
@@ -54,6 +39,7 @@ def create(
     credentials: Annotated[
         Path | None, typer.Option("--credentials", help="JSON file with the credentials; they can also be set later.")
     ] = None,
+    expires_at: ExpiresAt = None,
     name: Annotated[str, typer.Option("--name", help="For people.")] = "",
     url: Url = None,
     data_dir: DataDir = None,
@@ -62,42 +48,50 @@ def create(
     """Connects an organisation to a system. It is saved; test it with 'samband check', then enable it."""
     if str(settings) == str(credentials) == "-":
         raise ConfigurationError("Only one of --settings and --credentials can come from standard input.")
-    body: dict[str, Any] = {"type": type, "display_name": name, "settings": _read_object(settings, "settings")}
+    body: dict[str, Any] = {"type": type, "display_name": name, "settings": read_object(settings, "settings")}
     if credentials is not None:
-        body["credentials"] = _read_object(credentials, "credentials")
-
-    async def ask(host: HostClient) -> Any:
-        return await host.post(f"/v1/organizations/{quote(org, safe='')}/integrations", body)
-
-    _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
+        body["credentials"] = read_object(credentials, "credentials")
+    if expires_at is not None:
+        body["credentials_expire_at"] = expires_at
+    _show(At(url, data_dir).post(f"{organization_path(org)}/integrations", body), as_json=json)
 
 
 @app.command("list")
-def list_integrations(
-    org: Org,
-    url: Url = None,
-    data_dir: DataDir = None,
-    json: Json = False,
-) -> None:
-    """Lists an organisation's integrations."""
-
-    async def ask(host: HostClient) -> Any:
-        return await host.get(f"/v1/organizations/{quote(org, safe='')}/integrations")
-
-    found = ask_host(url, data_dir_or_default(data_dir), ask)["items"]
-    rows = [(item["type"], item["display_name"], item["state"]) for item in found]
-    show({"integrations": found}, table(("Type", "Name", "State"), rows), as_json=json)
+def list_integrations(org: Org, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Lists an organisation's integrations. 'samband overview' tells how all of them are doing."""
+    show_items(At(url, data_dir), f"{organization_path(org)}/integrations", INTEGRATIONS, as_json=json)
 
 
 @app.command("show")
 def show_integration(org: Org, type: Type, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Shows an integration and how it is doing. Of its credentials, only the last four characters."""
-    path = path_of(org, type)
+    path = integration_path(org, type)
 
     async def ask(host: HostClient) -> Any:
         return {**await host.get(path), "status": await host.get(f"{path}/status")}
 
-    _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
+    _show(At(url, data_dir).ask(ask), as_json=json)
+
+
+@app.command("update")
+def update(
+    org: Org,
+    type: Type,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", help="JSON file with all of the settings; - reads standard input.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="For people.")] = None,
+    revision: Revision = None,
+    url: Url = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Changes the settings, the name, or both; what is left out stays."""
+    given = {"display_name": name, "settings": None if settings is None else read_object(settings, "settings")}
+    body = {field: value for field, value in given.items() if value is not None}
+    if not body:
+        raise InvalidError("Say what to change: --settings, --name, or both.", code="usage")
+    _show(At(url, data_dir).patch(integration_path(org, type), body, revision=revision), as_json=json)
 
 
 @app.command("set-credentials")
@@ -105,17 +99,25 @@ def set_credentials(
     org: Org,
     type: Type,
     file: Annotated[Path, typer.Option("--file", help="JSON file; - reads standard input.")] = Path("-"),
+    expires_at: ExpiresAt = None,
+    test: Annotated[
+        bool,
+        typer.Option(
+            help="Test them before they replace those of a tested or enabled integration. Without the test the "
+            "integration has to be tested and enabled again."
+        ),
+    ] = True,
+    revision: Revision = None,
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Replaces the credentials, from a file or from standard input; never from an argument."""
-    body = {"credentials": _read_object(file, "credentials")}
-
-    async def ask(host: HostClient) -> Any:
-        return await host.put(f"{path_of(org, type)}/credentials", body)
-
-    _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
+    body: dict[str, Any] = {"credentials": read_object(file, "credentials"), "test": test}
+    if expires_at is not None:
+        body["expires_at"] = expires_at
+    path = f"{integration_path(org, type)}/credentials"
+    _show(At(url, data_dir).put(path, body, revision=revision), as_json=json)
 
 
 @app.command("enable")
@@ -131,10 +133,7 @@ def disable(org: Org, type: Type, url: Url = None, data_dir: DataDir = None, jso
 
 
 def _switch(org: str, type: str, what: str, url: str | None, data_dir: Path | None, json: bool) -> None:
-    async def ask(host: HostClient) -> Any:
-        return await host.post(f"{path_of(org, type)}/{what}")
-
-    _show(ask_host(url, data_dir_or_default(data_dir), ask), as_json=json)
+    _show(At(url, data_dir).post(f"{integration_path(org, type)}/{what}"), as_json=json)
 
 
 def _show(integration: Mapping[str, Any], *, as_json: bool) -> None:
@@ -147,13 +146,10 @@ def _lines(integration: Mapping[str, Any]) -> Iterable[str]:
     yield f"State: {integration['state']}"
     for field, hint in integration["credentials"].items():
         yield f"Credential {field}: {'ends in ' + hint if hint else 'not set'}"
-    status = integration.get("status")
-    if status is None:
-        return
-    yield f"Connection: {status['connection']}"
-    last = status["last_run"]
-    yield f"Last run: {last['id']}, {last['state']}" if last else "Last run: none yet"
-    yield f"Open dead letters: {status['open_dead_letters']}"
-    for stream in status["streams"]:
-        cursor = "has a cursor" if stream["has_cursor"] else "no cursor yet"
-        yield f"Stream {stream['name']}: {stream['records']} records, {cursor}"
+    yield from facts(
+        ("Credentials last set", integration.get("credentials_updated_at")),
+        ("Credentials stop working", integration.get("credentials_expire_at")),
+        ("Revision", integration["revision"]),
+    )
+    if integration.get("status"):
+        yield from status_lines(integration["status"])

@@ -10,7 +10,23 @@ import typer
 from samband.errors import InvalidError
 from samband.settings import HostSettings
 
-__all__ = ["DataDir", "Json", "Org", "Type", "Url", "data_dir_or_default", "two_names"]
+__all__ = [
+    "After",
+    "DataDir",
+    "Every",
+    "Full",
+    "Json",
+    "Limit",
+    "Org",
+    "Revision",
+    "Run",
+    "Streams",
+    "Type",
+    "Url",
+    "Wait",
+    "data_dir_or_default",
+    "two_names",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Write exactly one JSON document to standard output.")]
 DataDir = Annotated[
@@ -23,6 +39,16 @@ Url = Annotated[
 ]
 Org = Annotated[str, typer.Argument(help="The organisation's id.")]
 Type = Annotated[str, typer.Argument(help="The integration's type, for instance dynamics365.")]
+Run = Annotated[str, typer.Argument(metavar="ORG/RUN", help="The organisation's id and the run's id.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end; 1 when it did not all succeed.")]
+Full = Annotated[bool, typer.Option("--full", help="Read everything again instead of the changes.")]
+Streams = Annotated[list[str] | None, typer.Option("--stream", help="Only this one; may be given again.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")]
+After = Annotated[str | None, typer.Option("--after", help="Go on after this: the next of the part before.")]
+Every = Annotated[bool, typer.Option("--all", help="All of them, whatever the limit.")]
+Revision = Annotated[
+    int | None, typer.Option("--revision", min=1, help="Only if it is still this revision; else refused with 4.")
+]
 
 
 def data_dir_or_default(data_dir: Path | None) -> Path:

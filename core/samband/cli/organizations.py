@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from samband.cli.client import HostClient, ask_host
-from samband.cli.options import DataDir, Json, Url, data_dir_or_default
-from samband.cli.output import show, table
+from samband.cli.client import At, HostClient, ask_host
+from samband.cli.options import DataDir, Json, Org, Url, data_dir_or_default
+from samband.cli.output import facts, show, table
+from samband.client.client import organization_path
 
-app = typer.Typer(help="Organisations: create, list.")
+app = typer.Typer(help="Organisations: create, list, show.")
 
 
 @app.command("create")
@@ -40,3 +41,11 @@ def list_organizations(url: Url = None, data_dir: DataDir = None, json: Json = F
     found = ask_host(url, data_dir_or_default(data_dir), ask)["items"]
     rows = [(item["id"], item["name"], item["created_at"]) for item in found]
     show({"organizations": found}, table(("Id", "Name", "Created"), rows), as_json=json)
+
+
+@app.command("show")
+def show_organization(org: Org, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Shows one organisation."""
+    found = At(url, data_dir).get(organization_path(org))
+    lines = facts(("Organisation", found["id"]), ("Name", found["name"]), ("Created", found["created_at"]))
+    show(found, lines, as_json=json)

@@ -27,7 +27,10 @@ from samband.errors import (
     StoreError,
 )
 
-__all__ = ["ExitCode", "counts_text", "error_document", "exit_code_of", "fail", "note", "show", "table"]
+__all__ = ["ExitCode", "counts_text", "error_document", "exit_code_of", "facts", "fail", "note", "show", "table"]
+
+# What another system calls a record may hold anything; a terminal obeys some of it, and a table breaks over the rest.
+_CONTROLS = dict.fromkeys([*range(32), *range(127, 160), 0x2028, 0x2029], " ")
 
 
 class ExitCode(IntEnum):
@@ -81,7 +84,7 @@ def show(document: Any, text: Iterable[str] | Callable[[], Iterable[str]], *, as
         sys.stdout.write(orjson.dumps(document, default=_plain).decode() + "\n")
     else:
         lines = text() if callable(text) else text
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.write("".join(f"{line.translate(_CONTROLS)}\n" for line in lines))
     sys.stdout.flush()
 
 
@@ -97,7 +100,7 @@ def fail(error: SambandError, *, as_json: bool) -> ExitCode:
     if as_json:
         show({"ok": False, "exit_code": int(code), "error": error_document(error)}, (), as_json=True)
     else:
-        note("\n".join(_error_lines(error)))
+        note("\n".join(line.translate(_CONTROLS) for line in _error_lines(error)))
     return code
 
 
@@ -134,6 +137,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [list(headings), *cells]
     ]
+
+
+def facts(*pairs: tuple[str, object]) -> Iterable[str]:
+    """Gives one line for each fact that is known; None, an empty text and an empty list are not."""
+    for name, value in pairs:
+        if isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        if value is None or value == "":
+            continue
+        yield f"{name}: {({True: 'yes', False: 'no'}[value]) if isinstance(value, bool) else value}"
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from samband.cli.client import HostClient
+from samband.cli.following import progress_lines
 from samband.cli.output import note
 from samband.cli.simulators import SimulatorProcess, Touched
-from samband.cli.sync import progress_lines
 from samband.errors import NotFoundError, RemoteError
 
 __all__ = ["Finding", "Rehearsal"]

@@ -1,55 +1,84 @@
-"""``samband sync``: orders a run, and waits for it when asked to."""
+"""``samband sync``, ``memberships sync`` and ``courses sync``: order runs, and wait for them when asked to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import typer
 
-from samband.cli.client import HostClient, ask_host
-from samband.cli.integrations import path_of
-from samband.cli.options import DataDir, Json, Org, Type, Url, data_dir_or_default
-from samband.cli.output import ExitCode, counts_text, note, show
-from samband.cli.runs import run_lines
+from samband.cli.client import At
+from samband.cli.following import demand_success, follow, show_ordered
+from samband.cli.options import DataDir, Full, Json, Org, Streams, Type, Url, Wait
+from samband.cli.output import ExitCode, counts_text, show
 
-__all__ = ["progress_lines", "sync"]
+__all__ = ["courses", "memberships", "sync"]
+
+memberships = typer.Typer(help="Members and memberships, from everything that brings them.")
+courses = typer.Typer(help="Course enrolments, from everything that brings them.")
 
 
 def sync(
     org: Org,
     type: Type,
-    full: Annotated[bool, typer.Option("--full", help="Read everything again instead of the changes.")] = False,
-    stream: Annotated[list[str] | None, typer.Option("--stream", help="Only this one; may be given again.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; 1 when it did not all succeed.")] = False,
+    full: Full = False,
+    stream: Streams = None,
+    wait: Wait = False,
     url: Url = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Starts a sync. While one is still going on, this is refused with 4 and names that run."""
-    path = f"{path_of(org, type)}/runs"
-    body = {"full": full} | ({"streams": stream} if stream else {})
+    at = At(url, data_dir)
+    run = at.order(lambda client: client.trigger_sync(org, type, streams=stream, full=full))
+    show_ordered(at, run, wait=wait, as_json=json)
 
-    async def ask(host: HostClient) -> Any:
-        run = await host.post(path, body)
-        return await host.follow(run, progress_lines()) if wait else run
 
-    run = ask_host(url, data_dir_or_default(data_dir), ask)
-    show(run, lambda: run_lines(run), as_json=json)
-    if wait and run["state"] != "succeeded":
+@memberships.callback()
+def _memberships() -> None:
+    """Members and memberships, from everything that brings them."""
+
+
+@courses.callback()
+def _courses() -> None:
+    """Course enrolments, from everything that brings them."""
+
+
+@memberships.command("sync")
+def sync_memberships(
+    org: Org, full: Full = False, wait: Wait = False, url: Url = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Starts a sync of every enabled integration that brings members or memberships, one run each."""
+    at = At(url, data_dir)
+    _show_started(at, at.order(lambda client: client.sync_membership_data(org, full=full)), wait, json)
+
+
+@courses.command("sync")
+def sync_courses(
+    org: Org, full: Full = False, wait: Wait = False, url: Url = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Starts a sync of every enabled integration that brings course enrolments, one run each."""
+    at = At(url, data_dir)
+    _show_started(at, at.order(lambda client: client.sync_course_enrollments(org, full=full)), wait, json)
+
+
+def _show_started(at: At, started: dict[str, Any], wait: bool, json: bool) -> None:
+    if wait:
+        for which in ("runs", "already_running"):
+            started[which] = [follow(at, run) for run in started[which]]
+    show(started, lambda: _lines(started), as_json=json)
+    if started["not_started"]:
         raise typer.Exit(ExitCode.FAILED)
+    if wait:
+        demand_success(*started["runs"], *started["already_running"])
 
 
-def progress_lines(every: int = 1_000) -> Callable[[Mapping[str, Any]], None]:
-    """Gives a listener that writes a line when the state changes and after each ``every`` records."""
-    told = {"state": "", "thousands": 0}
-
-    def tell(run: Mapping[str, Any]) -> None:
-        done = sum(run["counts"].values())
-        if run["state"] == told["state"] and done // every == told["thousands"]:
-            return
-        told.update(state=run["state"], thousands=done // every)
-        total = f" of about {run['expected_total']}" if run["expected_total"] else ""
-        note(f"{run['state']}: {done} records{total} ({counts_text(run['counts'])})")
-
-    return tell
+def _lines(started: Mapping[str, Any]) -> Iterable[str]:
+    for which, word in (("runs", "started"), ("already_running", "was going on already")):
+        for run in started[which]:
+            records = f", {counts_text(run['counts'])}" if run["finished_at"] else ""
+            yield f"{run['type']}: {word}, run {run['organization']}/{run['id']}, {run['state']}{records}"
+    for left in started["not_started"]:
+        yield f"{left['type']}: not started. {left['message']} ({left['code']})"
+        if left["hint"]:
+            yield f"  What to do: {left['hint']}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import errno
 import os
 import secrets
@@ -21,13 +22,16 @@ import structlog
 from samband.errors import ConfigurationError, NotReadyError
 from samband.hosting.addressfile import write_address, write_private
 from samband.hosting.datadir import DataDirLock
+from samband.hosting.directly import opened_database
 from samband.hosting.duties import Duty, keep_up
 from samband.hosting.embedded import EmbeddedServer
 from samband.hosting.interpreter import tune_interpreter
+from samband.hosting.masterkeys import open_vault
 from samband.queue import Doorbell
 from samband.redaction import Redactor
+from samband.rules.brake import Brake
 from samband.settings import HostSettings
-from samband.store import Store, Vault, schema
+from samband.store import Bounds, Store, schema
 from samband.store.database import Database
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from samband.adapters.registry import Registry
     from samband.api import Metrics
     from samband.hosting.observing import WorkMetrics
+    from samband.http.egress import EgressPolicy
     from samband.service import Service
     from samband.worker import RunWorker
 
@@ -44,7 +49,6 @@ __all__ = ["ALL_ROLES", "Host", "Role", "create_admin_key", "migrate"]
 Role = Literal["api", "worker"]
 ALL_ROLES: Final[frozenset[Role]] = frozenset({"api", "worker"})
 
-KEY_FILE: Final = "keys.json"
 _HOST_ID_FILE: Final = "host-id"
 _QUEUE_DIR: Final = "queue"
 _DRAIN_S: Final = 20.0
@@ -89,6 +93,14 @@ class Host:
         self._site: web.SockSite | None = None
         self._metrics: Metrics | None = None
         self._observer: WorkMetrics | None = None
+        self._service: Service | None = None
+
+    @property
+    def service(self) -> Service:
+        """The service that the API asks, for Python callers in this process; there is none before the start."""
+        if self._service is None:
+            raise RuntimeError("The host has not been started.")
+        return self._service
 
     async def start(self) -> None:
         """Starts every part; when it returns the API answers and the worker works.
@@ -140,13 +152,22 @@ class Host:
         listening = self._listen() if "api" in self.roles else None
         if self._owns_data_dir:
             self._parts.enter_context(DataDirLock(self.settings.data_dir))
-        store = self._open_store()
-        redis_url, _, registry = await _all_of(self._queue_url(), self._prepare(store), self._discover())
+        store = await self._open_store()
+        redis_url, _, registry = await _all_of(self._queue_url(), self._prepare(store), self._discover(store))
+        if self._owns_data_dir:
+            await store.tokens.free_leases_of(f"{self._host_id()}/")
         bell = Doorbell(redis_url)
         self._parts.push_async_callback(bell.close)
+        from samband.receiving import ReceivingLimits
         from samband.service import Service
 
-        service = Service(store=store, registry=registry, bell=bell, public_url=self.settings.public_url)
+        service = Service(
+            store=store, registry=registry, bell=bell, public_url=self.settings.public_url,
+            stall_after_s=self.settings.stall_after_s, egress=self._egress(), redactor=self._redactor,
+            receiving=ReceivingLimits(max_bytes=self.settings.webhook_max_bytes),
+        )  # fmt: skip
+        self._parts.push_async_callback(service.webhooks.close)
+        self._service = service
         if "worker" in self.roles:
             await self._start_worker(store, registry, bell, redis_url)
         if listening is not None:
@@ -185,27 +206,22 @@ class Host:
             raise _cannot_listen(settings, error) from error
         return listening
 
-    def _open_store(self) -> Store:
+    async def _open_store(self) -> Store:
+        database = Database.open(self.settings.database)
+        self._parts.push_async_callback(database.close)
         settings = self.settings
-        if settings.key is not None:
-            vault = Vault.from_secret(settings.key.get_secret_value())
-        else:
-            vault = Vault.from_file(self._key_file())
-        store = Store.open(settings.database, vault=vault)
+        store = Store(
+            database,
+            await open_vault(settings, database, may_create=self._owns_data_dir),
+            bounds=Bounds(
+                # However few places there are, one organisation never has them all.
+                per_organization=min(settings.max_runs_per_organization, max(1, settings.worker_concurrency - 1)),
+                per_account=settings.max_runs_per_account,
+            ),
+            brake=Brake(share=settings.brake_share, floor=settings.brake_floor),
+        )
         self._parts.push_async_callback(store.close)
         return store
-
-    def _key_file(self) -> Path:
-        path = self.settings.data_dir / KEY_FILE
-        if not self._owns_data_dir and not path.exists():
-            # Made here it would be this process's alone, and the others could not open what it seals.
-            raise ConfigurationError(
-                f"There is no key that credentials are encrypted with, neither SAMBAND_KEY nor {path}.",
-                code="master_key_missing",
-                hint="Give every process the same SAMBAND_KEY (32 random bytes in base64), or the same data directory.",
-                field="SAMBAND_KEY",
-            )
-        return path
 
     async def _queue_url(self) -> str:
         if self.settings.redis_url is not None:
@@ -228,12 +244,16 @@ class Host:
                 hint="Run 'samband migrate' once, with the same SAMBAND_DATABASE_URL.",
             )
 
-    async def _discover(self) -> Registry:
+    async def _discover(self, store: Store) -> Registry:
         # Plugins are imported in a thread, so that a slow one does not hold up the rest of the start.
         from samband.hosting.installed import discover
+        from samband.tokens import TokenService
 
-        registry = await asyncio.to_thread(discover, self.settings, self._redactor, self._observer)
+        tokens = TokenService(store, owner=f"{self._host_id()}/{os.getpid()}", observer=self._observer)
+        registry = await asyncio.to_thread(discover, self.settings, self._redactor, self._observer, tokens)
         self._parts.push_async_callback(registry.close)
+        # Before the lanes are closed: what a token endpoint is answering just now may be the only copy there is.
+        self._parts.push_async_callback(tokens.close)
         return registry
 
     def _measure(self) -> None:
@@ -263,6 +283,7 @@ class Host:
                 lease_s=settings.lease_s,
                 heartbeat_s=settings.heartbeat_s,
                 max_attempts=settings.max_attempts,
+                settle_after_s=settings.settle_after_s,
             ),
             observer=self._observer,
         )
@@ -270,6 +291,7 @@ class Host:
             redis_url=redis_url,
             execute=flow.execute,
             due=store.due_runs,
+            next_after=store.runs.next_after,
             concurrency=settings.worker_concurrency,
             # Only spares others a look at the database; whose a run is, the lease there decides.
             lease_s=min(10.0, settings.lease_s),
@@ -282,7 +304,68 @@ class Host:
 
     def _duties(self, store: Store, registry: Registry, bell: Doorbell) -> list[Duty]:
         """Gives what this process does by itself besides executing runs."""
-        return []
+        from samband.caretaker import Caretaker
+        from samband.scheduler import Scheduler
+
+        scheduler = Scheduler(
+            store=store, registry=registry, bell=bell, owner=f"{socket.gethostname()}/{os.getpid()}"
+        )
+        caretaker = Caretaker(
+            store=store, registry=registry, probe_every_s=self.settings.probe_every_s, webhooks=store.inbox.judged
+        )
+        return [
+            Duty(name="probes", work=caretaker.probe_round),
+            Duty(name="alerts", work=caretaker.alert_round),
+            Duty(name="schedules", work=scheduler.round),
+            Duty(name="overdue schedules", work=scheduler.watch),
+            Duty(name="kept answers", work=store.sweep_answers),
+            *self._delivery_duties(store, registry, bell),
+            *self._event_duties(store, registry),
+            Duty(name="dry runs", work=store.sweep_differences),
+        ]
+
+    def _delivery_duties(self, store: Store, registry: Registry, bell: Doorbell) -> list[Duty]:
+        """Gives what turns deliveries into runs, and empties old ones."""
+        from samband.receiving import HandingOver
+
+        handing_over = HandingOver(
+            store=store, registry=registry, bell=bell, keep_days=self.settings.webhook_keep_days
+        )
+        return [
+            Duty(name="deliveries", work=handing_over.round),
+            Duty(name="old deliveries", work=handing_over.sweep),
+        ]
+
+    def _event_duties(self, store: Store, registry: Registry) -> list[Duty]:
+        """Gives what brings events out: to subscribers, to plugins, and out of the way when they are old."""
+        from samband.events import Dispatcher, Teller, sweep_events
+        from samband.http import Outbound
+        from samband.http.posting import Poster
+
+        settings = self.settings
+        outbound = Outbound(policy=self._egress(), redactor=self._redactor)
+        self._parts.push_async_callback(outbound.close)
+        dispatcher = Dispatcher(
+            store=store, poster=Poster(outbound), public_url=settings.public_url, redactor=self._redactor
+        )
+
+        async def sweep() -> float:
+            return await sweep_events(
+                store,
+                keep_events=dt.timedelta(days=settings.event_retention_days),
+                keep_deliveries=dt.timedelta(days=settings.delivery_retention_days),
+            )
+
+        return [
+            Duty(name="events to subscribers", work=dispatcher.run),
+            Duty(name="events to plugins", work=Teller(store=store, registry=registry).round),
+            Duty(name="old events", work=sweep),
+        ]
+
+    def _egress(self) -> EgressPolicy:
+        from samband.http.egress import EgressPolicy
+
+        return EgressPolicy(allow_private=self.settings.allow_private_hosts)
 
     async def _start_api(self, service: Service, listening: socket.socket) -> None:
         from aiohttp import web
@@ -339,20 +422,8 @@ async def create_admin_key(settings: HostSettings, name: str) -> str:
     from samband.access import ALL_VERBS, Keys
     from samband.store.api_keys import ApiKeys
 
-    absent = NotReadyError(
-        "There is no database with this program's schema.",
-        code="migration_needed",
-        hint="Start the host once, or run 'samband migrate'; check --data-dir and SAMBAND_DATABASE_URL.",
-    )
-    if settings.database_url is None and not settings.data_dir.is_dir():
-        raise absent
-    database = Database.open(settings.database)
-    try:
-        if await schema.current_revision(database) != schema.HEAD:
-            raise absent
+    async with opened_database(settings) as database:
         return await Keys(ApiKeys(database)).create(name, verbs=ALL_VERBS, organizations=None)
-    finally:
-        await database.close()
 
 
 def _make_data_dir(data_dir: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from samband.adapters.adapter import AdapterOptions, Observer
 from samband.adapters.distributions import offers
 from samband.adapters.registry import Registry
+from samband.adapters.sharedtokens import TokenDoor
 from samband.errors import NotFoundError
 from samband.redaction import Redactor
 from samband.settings import AllowedPlugin, HostSettings, PluginsFile, load_plugins_file, load_settings
@@ -20,7 +21,9 @@ __all__ = ["all_simulators", "discover", "inspect_plugins", "simulator_module"]
 T = TypeVar("T")
 
 
-def discover(settings: HostSettings, redactor: Redactor, observer: Observer | None = None) -> Registry:
+def discover(
+    settings: HostSettings, redactor: Redactor, observer: Observer | None = None, tokens: TokenDoor | None = None
+) -> Registry:  # fmt: skip
     """Loads the plugins that the operator allows; one that does not load is listed with its reason."""
     path = settings.plugins_path
     return Registry.discover(
@@ -32,6 +35,7 @@ def discover(settings: HostSettings, redactor: Redactor, observer: Observer | No
             allow_private_hosts=settings.allow_private_hosts,
             redactor=redactor,
             observer=observer,
+            tokens=tokens,
         ),
     )
 

@@ -40,6 +40,12 @@ class WorkMetrics:
             ("plugin",),
             registry=registry,
         )
+        self._token_refreshes = Counter(
+            "samband_token_refresh",
+            "Times a token endpoint was asked for a token, by what came of it.",
+            ("plugin", "outcome"),
+            registry=registry,
+        )
 
     def run_ended(self, *, plugin: str, state: str, duration_s: float) -> None:
         self._runs.labels(plugin, state).observe(duration_s)
@@ -56,3 +62,6 @@ class WorkMetrics:
 
     def lane_troubled(self, *, plugin: str) -> None:
         self._troubles.labels(plugin).inc()
+
+    def token_refreshed(self, *, plugin: str, outcome: str) -> None:
+        self._token_refreshes.labels(plugin, outcome).inc()

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from samband.contract import Page, Record, Stream
 from samband.errors import RejectedError
 from samband.kinds import FieldClass, Kind, field_problems
+from samband.rules.brake import ends
 
 MAX_KEY_LENGTH = 400
 MAX_BODY_BYTES = 256 * 1024
@@ -140,6 +141,8 @@ class Intake:
     failures: list[Failure] = field(default_factory=list)
     held_failures: list[str] = field(default_factory=list)
     """Keys that failed or were skipped but are still there at the other side: a full read must not delete them."""
+    ending: list[int] = field(default_factory=list)
+    """Record ids of the updated ones whose status is now an ended one; some may have been ended before."""
 
     @property
     def change_count(self) -> int:
@@ -251,6 +254,8 @@ def take_in(
         else:
             op = "created" if held.hash is None else "updated"
             intake.updated.append(Updated(held.record_id, held.version + 1, key, tag, content, op, text))
+            if held.hash is not None and ends(values):
+                intake.ending.append(held.record_id)
     intake.held_failures = [f.key for f in intake.failures if f.key in known]
     _take_in_deletions(page, known, intake)
     return intake

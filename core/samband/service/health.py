@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any, Final
 
 from samband.errors import SambandError
+from samband.presenting import alert_view
+from samband.rules.freshness import expected_by, expected_period, freshness
 from samband.service.parts import Parts
-from samband.views import (
-    StatusView,
-    StreamStatus,
-)
+from samband.store.models import Integration, Schedule
+from samband.views import FeedPage, StatusView, StreamStatus
+from samband.views.health import AlertView, OverviewView
+
+_SCHEDULER_SILENT_S: Final = 60.0
 
 
 class Health:
-    """Status, readiness, figures."""
+    """Status, alerts, readiness, figures."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     async def status(self, org: str, type: str) -> StatusView:
-        """Tells how an integration is doing."""
+        """Tells how an integration is doing, on two axes: its connection, and how fresh its data is."""
         integration = await self._parts.integration(org, type)
-        live = await self._parts.store.runs.live(integration.id, "sync")
-        last, last_good = await self._parts.store.feeds.last_runs(integration.id)
-        streams = await self._parts.store.feeds.streams(integration.id)
-        letters = await self._parts.store.feeds.dead_letters(org, open_only=True)
+        store = self._parts.store
+        live = await store.runs.live(integration.id, "sync")
+        last, last_good = await store.feeds.last_runs(integration.id)
+        streams = await store.feeds.streams(integration.id)
+        schedules = await store.conditions.schedules(integration.id)
+        last_success_at = None if last_good is None else last_good.finished_at
         return StatusView(
             organization=org, type=type, integration=integration.id, state=integration.state,
             connection=integration.connection,
             live_run=None if live is None else await self._parts.run_view(live),
             last_run=None if last is None else await self._parts.run_view(last),
             last_attempt_at=None if last is None else last.started_at or last.created_at,
-            last_success_at=None if last_good is None else last_good.finished_at,
+            last_success_at=last_success_at, connection_since=integration.connection_since,
+            last_contact_at=integration.contact_at, probed_at=integration.probed_at, latency_ms=integration.latency_ms,
+            **_freshness(integration, last_success_at, schedules),
+            next_run_at=min((s.next_at for s in schedules if s.next_at is not None), default=None),
+            alerts=(await store.alerts.open_kinds(org)).get(integration.id, []),
             streams=[
                 StreamStatus(
                     name=s.name, kind=s.kind, has_cursor=s.cursor is not None, is_full_read=s.reading_full,
@@ -39,17 +50,60 @@ class Health:
                 )
                 for s in streams
             ],
-            open_dead_letters=sum(d.integration_id == integration.id for d, _ in letters),
+            open_dead_letters=await store.conditions.open_letters(integration.id),
         )  # fmt: skip
+
+    async def overview(self, organizations: Sequence[str]) -> list[OverviewView]:
+        """Gives one line for each integration of these organisations."""
+        lines: list[OverviewView] = []
+        store = self._parts.store
+        for org in organizations:
+            kinds = await store.alerts.open_kinds(org)
+            for integration, last_success_at, schedules in await store.conditions.lines(org):
+                lines.append(
+                    OverviewView(
+                        organization=org, type=integration.plugin, integration=integration.id,
+                        display_name=integration.display_name, state=integration.state,
+                        connection=integration.connection, connection_since=integration.connection_since,
+                        last_success_at=last_success_at, latency_ms=integration.latency_ms,
+                        probed_at=integration.probed_at, alerts=kinds.get(integration.id, []),
+                        **_freshness(integration, last_success_at, schedules),
+                    )
+                )  # fmt: skip
+        return lines
+
+    async def alerts(
+        self, org: str, *, open_only: bool = True, type: str | None = None, after: str | None = None, limit: int = 50
+    ) -> FeedPage:
+        """Gives alerts, newest first."""
+        await self._parts.store.catalog.organization(org)
+        about = None if type is None else (await self._parts.store.catalog.integration(org, type)).id
+        before = None if after is None else int(after)
+        rows = await self._parts.store.alerts.page(
+            org, open_only=open_only, integration_id=about, before=before, limit=limit + 1
+        )
+        items = [alert_view(row) for row in rows[:limit]]
+        return FeedPage(items=items, next=str(items[-1].id) if len(rows) > limit else None)
+
+    async def acknowledge_alert(self, org: str, id: int, by: str) -> AlertView:
+        """Notes that somebody has seen an alert. It stays open until the trouble is over."""
+        await self._parts.store.catalog.organization(org)
+        return alert_view(await self._parts.store.alerts.acknowledge(org, id, by))
 
     async def readiness(self) -> dict[str, str]:
         """Gives, per part, ``ok`` or a sentence that says what is wrong."""
-        parts = {"database": "ok", "migrations": "ok", "keys": "ok", "queue": "ok"}
+        parts = {"database": "ok", "migrations": "ok", "keys": "ok", "scheduler": "ok", "queue": "ok"}
         try:
             if not await self._parts.store.is_migrated():
                 parts["migrations"] = "The database schema is not up to date; run: samband migrate"
-            elif missing := await self._parts.store.catalog.missing_keys():
-                parts["keys"] = f"Credentials are sealed with keys that are not here: {', '.join(missing)}"
+            elif missing := await self._parts.store.rotation.missing_keys():
+                parts["keys"] = f"Secrets are sealed with keys that are not here: {', '.join(missing)}"
+            if not await self._parts.store.database.is_behind_walls():
+                # The service keeps organisations apart by itself; what is missing is the second wall.
+                parts["isolation"] = (
+                    "degraded: the database user is a superuser or has BYPASSRLS, so that the database itself does not"
+                    " keep organisations apart; use a plain user that owns its database"
+                )
         except SambandError as err:
             parts["database"] = parts["migrations"] = parts["keys"] = err.message
         if await self._parts.bell.ping() is None:
@@ -60,3 +114,15 @@ class Health:
     async def metrics_snapshot(self) -> dict[str, Any]:
         """Gives the figures behind the gauges."""
         return {"runs": await self._parts.store.feeds.run_states(), "queue_depth": await self._parts.bell.depth()}
+
+
+def _freshness(
+    integration: Integration, last_success_at: dt.datetime | None, schedules: Sequence[Schedule]
+) -> dict[str, Any]:
+    if integration.state != "enabled":
+        return {"freshness": "unknown"}
+    period, since = expected_period(schedules, dt.datetime.now(dt.UTC)), last_success_at or integration.updated_at
+    return {
+        "freshness": freshness(dt.datetime.now(dt.UTC), since, period),
+        "expected_by": expected_by(since, period),
+    }

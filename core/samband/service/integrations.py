@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from samband.adapters.adapter import Adapter
-from samband.errors import AuthError, ConflictError, FieldProblem, InvalidError, SambandError
+from samband.adapters.adapter import Adapter, Connection
+from samband.errors import (
+    AdapterError,
+    AuthError,
+    ConflictError,
+    ContractError,
+    FieldProblem,
+    InvalidError,
+    NotReadyError,
+    RetryableError,
+    SambandError,
+)
 from samband.presenting import integration_view
+from samband.rules.refusals import judge_refusal
 from samband.service.parts import Parts
 from samband.service.wording import clean_name
-from samband.store.catalog import PendingCredentials
+from samband.store.catalog import PendingCredentials, changed_meanwhile
 from samband.store.models import Integration
 from samband.views import (
     CheckView,
@@ -20,6 +32,10 @@ from samband.views import (
 )
 
 CHECK_TIMEOUT_S = 10.0
+
+_TRIES = 3
+"""How often new credentials are tested anew because the integration was changed during the test."""
+_LONGEST_LIFE = dt.timedelta(days=100 * 366)
 
 
 class Integrations:
@@ -30,7 +46,7 @@ class Integrations:
 
     async def create(
         self, org: str, type: str, *, display_name: str = "", settings: Mapping[str, Any],
-        credentials: Mapping[str, Any] | None = None,
+        credentials: Mapping[str, Any] | None = None, credentials_expire_at: dt.datetime | None = None,
     ) -> IntegrationView:  # fmt: skip
         """Connects an organisation to a system. It is ``saved``: tested and enabled in steps of their own."""
         await self._parts.store.catalog.organization(org)
@@ -38,19 +54,25 @@ class Integrations:
         problems: list[FieldProblem] = []
         display_name = clean_name(display_name or adapter.manifest.title, "display_name", problems)
         clean = _collect(problems, lambda: _plain(adapter.parse_settings(settings)))
+        pending: PendingCredentials | None = None
         if credentials is not None:
-            _collect(problems, lambda: adapter.parse_credentials(credentials))
+            given = credentials
+            pending = _collect(
+                problems,
+                lambda: self._pending_credentials(adapter, given, credentials_expire_at, "credentials_expire_at"),
+            )
+        elif credentials_expire_at is not None:
+            problems.append(_expiry_problem("credentials_expire_at", "It belongs to credentials: give those too."))
         if problems or clean is None:
             raise InvalidError("The integration cannot be saved.", problems=problems)
-        pending = None if credentials is None else self._pending_credentials(adapter, credentials)
         integration = await self._parts.store.catalog.add_integration(org, type, display_name, clean, pending)
         return await self._view(integration)
 
     async def all(self, org: str) -> list[IntegrationView]:
         await self._parts.store.catalog.organization(org)
         integrations = await self._parts.store.catalog.integrations(org)
-        hints = await self._parts.store.catalog.credential_hints([i.id for i in integrations])
-        return [integration_view(i, hints.get(i.id, {})) for i in integrations]
+        facts = await self._parts.store.catalog.credential_facts([i.id for i in integrations])
+        return [integration_view(i, facts.get(i.id)) for i in integrations]
 
     async def get(self, org: str, type: str) -> IntegrationView:
         return await self._view(await self._parts.integration(org, type))
@@ -88,21 +110,75 @@ class Integrations:
         )
         return await self._view(changed)
 
-    async def set_credentials(self, org: str, type: str, credentials: Mapping[str, Any]) -> IntegrationView:
-        """Replaces the credentials. They are never given back; test the connection afterwards."""
-        integration = await self._parts.integration(org, type)
+    async def set_credentials(
+        self, org: str, type: str, credentials: Mapping[str, Any], *, expires_at: dt.datetime | None = None,
+        test: bool = True, if_revision: int | None = None,
+    ) -> IntegrationView:  # fmt: skip
+        """Replaces the credentials. They are never given back.
+
+        Those of a tested or enabled integration are tested before they replace the ones that work; state, history and
+        schedules stay. An integration that is saved or disabled has to be tested afterwards in any case.
+
+        Args:
+            expires_at: When they stop working, where they do not say so themselves; of two instants the earlier counts.
+            test: Without it they are stored as they are, and a tested or enabled integration becomes ``saved``.
+            if_revision: Only if nobody changed the integration since this revision.
+
+        Raises:
+            ConflictError: The other system refuses them (``credentials_refused``), and the former ones stay in force.
+            NotReadyError: They could not be tested now (``credentials_untested``), and the former ones stay in force.
+        """
+        await self._parts.integration(org, type)
         adapter = self._parts.registry.adapter(type)
-        adapter.parse_credentials(credentials)
-        pending = self._pending_credentials(adapter, credentials)
-        changed = await self._parts.store.catalog.set_credentials(integration, pending)
-        return await self._view(changed)
+        pending = self._pending_credentials(adapter, credentials, expires_at)
+        for is_last in (*(False,) * (_TRIES - 1), True):
+            integration = await self._parts.integration(org, type)
+            if if_revision not in (None, integration.revision):
+                raise changed_meanwhile()
+            check = None
+            if test and integration.state in ("tested", "enabled"):
+                check = await self._passed_by(adapter, integration, credentials)
+            try:
+                changed = await self._parts.store.catalog.set_credentials(
+                    integration, pending, if_revision=integration.revision,
+                    check=None if check is None else check.model_dump(mode="json"),
+                )  # fmt: skip
+            except ConflictError:
+                # What was tested, and whether a test was needed, is not what is there now.
+                if if_revision is not None or is_last:
+                    raise
+            else:
+                return await self._view(changed)
+        raise AssertionError("the last try returns or raises")
+
+    async def _passed_by(self, adapter: Adapter, integration: Integration, credentials: Mapping[str, Any]) -> CheckView:
+        """Gives the test that new credentials passed; the tokens of the present ones are neither used nor touched."""
+        trial = Connection(
+            organization_id=integration.organization_id, integration_id=integration.id, revision=integration.revision,
+            settings=integration.settings, credentials=dict(credentials), is_trial=True,
+        )  # fmt: skip
+        view, error = await self._checked(adapter, trial)
+        if view.ok:
+            return view
+        if isinstance(error, RetryableError | ContractError):
+            raise _untested(error)
+        if error is not None and not isinstance(error, AdapterError):
+            raise error
+        await self._parts.store.catalog.note_refused_credentials(
+            integration, "rights_missing" if error is None else error.code
+        )
+        raise _refused(view, error)
 
     async def test(self, org: str, type: str) -> CheckView:
         """Tries the connection with one light read. Trouble at the other side is the answer, not an error."""
         integration = await self._parts.integration(org, type)
         adapter = self._parts.registry.adapter(type)
-        connection = await self._parts.connection(integration)
-        loop_time = dt.datetime.now(dt.UTC)
+        view, error = await self._checked(adapter, await self._parts.connection(integration))
+        await self._note_check(integration, view, error)
+        return view
+
+    async def _checked(self, adapter: Adapter, connection: Connection) -> tuple[CheckView, SambandError | None]:
+        checked_at = dt.datetime.now(dt.UTC)
         error: SambandError | None = None
         summary, facts, missing, unneeded = "", {}, [], []
         try:
@@ -111,13 +187,12 @@ class Integrations:
             missing, unneeded = list(check.missing), list(check.unneeded)
         except SambandError as err:
             error = err
-        latency_ms = int((dt.datetime.now(dt.UTC) - loop_time).total_seconds() * 1000)
+        latency_ms = int((dt.datetime.now(dt.UTC) - checked_at).total_seconds() * 1000)
         view = CheckView(
-            ok=error is None and not missing, checked_at=loop_time, latency_ms=latency_ms, summary=summary, facts=facts,
+            ok=error is None and not missing, checked_at=checked_at, latency_ms=latency_ms, summary=summary, facts=facts,
             missing=missing, unneeded=unneeded, error=None if error is None else ErrorView.of(error),
         )  # fmt: skip
-        await self._note_check(integration, view, error)
-        return view
+        return view, error
 
     async def enable(self, org: str, type: str) -> IntegrationView:
         """Switches an integration on; only one whose last test went well."""
@@ -143,7 +218,15 @@ class Integrations:
             return await self._view(integration)
         return await self._view(await self._parts.store.catalog.change_integration(integration, state="disabled"))
 
-    def _pending_credentials(self, adapter: Adapter, credentials: Mapping[str, Any]) -> PendingCredentials:
+    def _pending_credentials(
+        self,
+        adapter: Adapter,
+        credentials: Mapping[str, Any],
+        expires_at: dt.datetime | None,
+        field: str = "expires_at",
+    ) -> PendingCredentials:
+        """Reads credentials and what they are good for; `InvalidError` names every field at fault."""
+        expires_at = _earlier(expires_at, adapter.credentials_expire_at(credentials), field)
         secret_fields = {
             name
             for name, info in adapter.manifest.credentials.model_fields.items()
@@ -154,23 +237,68 @@ class Integrations:
             for name, value in credentials.items()
             if isinstance(value, str)
         }
-        return self._parts.store.catalog.pending(dict(credentials), hints)
+        return self._parts.store.catalog.pending(dict(credentials), hints, expires_at)
 
     async def _note_check(self, integration: Integration, view: CheckView, error: SambandError | None) -> None:
         values: dict[str, Any] = {}
         if view.ok:
-            values["connection"] = "connected"
+            connection = "connected"
             if integration.state == "saved":
                 values["state"] = "tested"
         elif isinstance(error, AuthError):
-            values["connection"] = "needs_reauthentication"
+            connection = judge_refusal(error).connection
         else:
-            values["connection"] = "degraded" if error is not None else "misconfigured"
-        await self._parts.store.catalog.note_check(integration, view.model_dump(mode="json"), **values)
+            connection = "degraded" if error is not None else "misconfigured"
+        await self._parts.store.catalog.note_check(
+            integration, view.model_dump(mode="json"), connection, code="" if error is None else error.code, **values
+        )
 
     async def _view(self, integration: Integration) -> IntegrationView:
-        hints = await self._parts.store.catalog.credential_hints([integration.id])
-        return integration_view(integration, hints.get(integration.id, {}))
+        facts = await self._parts.store.catalog.credential_facts([integration.id])
+        return integration_view(integration, facts.get(integration.id))
+
+
+def _refused(view: CheckView, error: SambandError | None) -> ConflictError:
+    stay = "The former credentials stay in force."
+    if error is None:
+        return ConflictError(
+            f"The new credentials lack a right: {', '.join(view.missing)}. {stay}",
+            code="credentials_refused",
+            hint="Grant it at the other side, or send them with test: false to store them as they are.",
+        )
+    return ConflictError(
+        f"The other system does not accept the new credentials: {error.message} {stay}",
+        code="credentials_refused", hint=error.hint, remote_message=error.remote_message,
+    )  # fmt: skip
+
+
+def _untested(error: SambandError) -> NotReadyError:
+    wait_s = getattr(error, "retry_after_s", None)
+    untested = NotReadyError(
+        f"The new credentials could not be tested now: {error.message} The former credentials stay in force.",
+        code="credentials_untested",
+        hint="Try again later; or send them with test: false to store them untested, and test and enable afterwards.",
+        retry_after_s=5 if wait_s is None else math.ceil(wait_s),
+    )
+    untested.remote_message = error.remote_message
+    return untested
+
+
+def _earlier(given: dt.datetime | None, known: dt.datetime | None, field: str) -> dt.datetime | None:
+    """Gives when credentials end: as was said, or as they say themselves."""
+    now = dt.datetime.now(dt.UTC)
+    problems = []
+    if given is not None and not dt.timedelta() < given - now < _LONGEST_LIFE:
+        problems.append(_expiry_problem(field, "Give an instant in the future, at most 100 years away."))
+    if known is not None and known <= now:
+        problems.append(_expiry_problem("credentials", f"They ended on {known:%Y-%m-%d}: get new ones."))
+    if problems:
+        raise InvalidError("The credentials cannot be used.", problems=problems)
+    return min((end for end in (given, known) if end is not None), default=None)
+
+
+def _expiry_problem(field: str, message: str) -> FieldProblem:
+    return FieldProblem(field=field, code="expiry", message=message)
 
 
 def _hosts(adapter: Adapter, settings: Mapping[str, Any]) -> frozenset[str] | None:

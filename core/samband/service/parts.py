@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from samband.adapters.adapter import Connection
 from samband.adapters.registry import Registry
 from samband.errors import ConflictError
-from samband.presenting import run_view
+from samband.http.egress import EgressPolicy
+from samband.presenting import STALL_AFTER_S, run_view
+from samband.redaction import Redactor
 from samband.store import Store
 from samband.store.models import Integration, Run
 from samband.views import RunView
@@ -30,12 +32,18 @@ class Parts:
     Attributes:
         public_url: Where the world reaches this host, without a slash at the end; used verbatim in addresses that are
             given away (webhooks, consent callbacks). Empty when nobody has said.
+        stall_after_s: How long a run may be alive without progress before it is shown as stalled.
+        egress: Where the host itself may connect to, for subscribers of events.
+        redactor: Learns the secrets that are made here.
     """
 
     store: Store
     registry: Registry
     bell: Bell
     public_url: str = ""
+    stall_after_s: float = STALL_AFTER_S
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
+    redactor: Redactor = field(default_factory=Redactor)
 
     async def integration(self, org: str, type: str) -> Integration:
         """Gives an organisation's integration of a type, or raises `NotFoundError`."""
@@ -61,7 +69,7 @@ class Parts:
 
     async def run_view(self, run: Run) -> RunView:
         cursors = await self.store.feeds.cursors_present(run.integration_id)
-        return run_view(run, cursor_present=has_cursors(run, cursors))
+        return run_view(run, cursor_present=has_cursors(run, cursors), stall_after_s=self.stall_after_s)
 
 
 def has_cursors(run: Run, cursors: Mapping[str, bool]) -> bool:

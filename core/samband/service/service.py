@@ -6,18 +6,36 @@ Every method takes the organisation first and never looks beyond it. What goes w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from samband.access import Caller, Keys, Verb
 from samband.adapters.registry import Registry
+from samband.http.egress import EgressPolicy
+from samband.presenting import STALL_AFTER_S
+from samband.receiving import Parcel, Received, ReceivingLimits
+from samband.redaction import Redactor
+from samband.rules.schedule import DEFAULT_ZONE
+from samband.service.audit import Audit
+from samband.service.backfills import Backfills
+from samband.service.events import Events, Subscriptions
+from samband.service.exports import Exports
 from samband.service.health import Health
 from samband.service.integrations import Integrations
+from samband.service.keys import AccessKeys
 from samband.service.organizations import Organizations
 from samband.service.parts import Bell, Parts
 from samband.service.records import Records
-from samband.service.runs import Runs
+from samband.service.repeats import Repeats
+from samband.service.runs import COURSE_ENROLLMENTS, MEMBERSHIP_DATA, Runs
+from samband.service.schedules import DEFAULT_GRACE_S, DEFAULT_NAME, Schedules
+from samband.service.tokens import Tokens
+from samband.service.webhooks import Webhooks
 from samband.store import Store
 from samband.views import PluginView, RunView, StatusView
+from samband.views.exports import ExportView
+from samband.views.runs import StartedView
+from samband.views.schedules import CancelledScheduleView, CatchUp, Overlap, ScheduleView
+from samband.views.tokens import TokenView
 
 
 class Service:
@@ -28,18 +46,44 @@ class Service:
         integrations: What each organisation is connected to.
         runs: Orders, and what became of them.
         records: What is held, and its changes.
+        schedules: Reading integrations by themselves.
+        backfills: Reading chosen records again, retrying what failed, dry runs.
+        exports: Claims, and what became of each one that was sent away.
+        events: What happened, for those who ask.
+        subscriptions: Addresses that events are sent to.
+        webhooks: Being told of changes by the other side.
+        tokens: Access tokens, and having a person agree at the other side.
         health: How integrations and the host are doing.
+        keys: Who may ask.
+        audit: Who did what.
     """
 
-    def __init__(self, *, store: Store, registry: Registry, bell: Bell, public_url: str = "") -> None:
-        parts = Parts(store=store, registry=registry, bell=bell, public_url=public_url)
+    def __init__(
+        self, *, store: Store, registry: Registry, bell: Bell, public_url: str = "",
+        stall_after_s: float = STALL_AFTER_S, egress: EgressPolicy | None = None, redactor: Redactor | None = None,
+        receiving: ReceivingLimits | None = None,
+    ) -> None:  # fmt: skip
+        parts = Parts(
+            store=store, registry=registry, bell=bell, public_url=public_url, stall_after_s=stall_after_s,
+            egress=egress or EgressPolicy(), redactor=redactor or Redactor(),
+        )  # fmt: skip
         self._parts = parts
         self._keys = Keys(store.api_keys)
         self.organizations = Organizations(parts)
         self.integrations = Integrations(parts)
         self.runs = Runs(parts)
         self.records = Records(parts)
+        self.schedules = Schedules(parts)
+        self.backfills = Backfills(parts)
+        self.exports = Exports(parts)
+        self.events = Events(parts)
+        self.subscriptions = Subscriptions(parts)
         self.health = Health(parts)
+        self.keys = AccessKeys(self._keys)
+        self.audit = Audit(parts)
+        self.repeats = Repeats(parts)
+        self.webhooks = Webhooks(parts, receiving)
+        self.tokens = Tokens(parts)
 
     # ── the ten operations ───────────────────────────────────────────────────
 
@@ -53,6 +97,41 @@ class Service:
             idempotency_key=idempotency_key,
         )  # fmt: skip
 
+    async def sync_membership_data(
+        self, org: str, *, full: bool = False, reason: str = "api", requested_by: str = ""
+    ) -> StartedView:
+        """Orders a sync of everything that brings members and memberships; see `Runs.order_kind`."""
+        return await self.runs.order_kind(org, MEMBERSHIP_DATA, full=full, reason=reason, requested_by=requested_by)
+
+    async def sync_course_enrollments(
+        self, org: str, *, full: bool = False, reason: str = "api", requested_by: str = ""
+    ) -> StartedView:
+        """Orders a sync of everything that brings course enrolments; see `Runs.order_kind`."""
+        return await self.runs.order_kind(org, COURSE_ENROLLMENTS, full=full, reason=reason, requested_by=requested_by)
+
+    async def export_reimbursements(
+        self, org: str, ids: Sequence[str] | None = None, *, type: str | None = None, reason: str = "api",
+        requested_by: str = "",
+    ) -> ExportView:  # fmt: skip
+        """Sends approved claims to the books, each exactly once or known to be uncertain; see `Exports.order`."""
+        return await self.exports.order(org, ids, type=type, reason=reason, requested_by=requested_by)
+
+    async def schedule_sync(
+        self, org: str, type: str, *, cron: str | None = None, interval_s: int | None = None, zone: str = DEFAULT_ZONE,
+        streams: Sequence[str] | None = None, full: bool = False, overlap: Overlap | None = None,
+        catch_up: CatchUp = "latest", misfire_grace_s: int = DEFAULT_GRACE_S, jitter_s: int = 0,
+        name: str = DEFAULT_NAME, if_revision: int | None = None,
+    ) -> ScheduleView:  # fmt: skip
+        """Reads an integration by itself from now on; see `Schedules.put`."""
+        return await self.schedules.put(
+            org, type, name, cron=cron, interval_s=interval_s, zone=zone, streams=streams, full=full, overlap=overlap,
+            catch_up=catch_up, misfire_grace_s=misfire_grace_s, jitter_s=jitter_s, if_revision=if_revision,
+        )  # fmt: skip
+
+    async def cancel_scheduled_sync(self, org: str, type: str, *, name: str = DEFAULT_NAME) -> CancelledScheduleView:
+        """Stops reading an integration by itself; see `Schedules.cancel`."""
+        return await self.schedules.cancel(org, type, name)
+
     async def get_integration_status(self, org: str, type: str) -> StatusView:
         """Tells how an integration is doing."""
         return await self.health.status(org, type)
@@ -60,6 +139,31 @@ class Service:
     async def get_last_sync_result(self, org: str, type: str) -> RunView:
         """Gives the newest run; `NotFoundError` when there was none."""
         return await self.runs.latest(org, type)
+
+    async def refresh_oauth_token(
+        self, integration_id: str, *, organizations: Collection[str] | None = None
+    ) -> TokenView:
+        """Has an integration's token renewed now; see `Tokens.renew`."""
+        return await self.tokens.renew(integration_id, organizations=organizations)
+
+    async def process_webhook_event(
+        self, source: str, payload: bytes, *, headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None, method: str = "POST",
+    ) -> Received:  # fmt: skip
+        """Takes a delivery in that came some other way than over HTTP here; see `samband.receiving.Receiving.take`.
+
+        Args:
+            source: What stands behind ``/webhooks/`` in the address: the integration's type, a slash and the key.
+            payload: The raw body.
+            headers: In any case.
+            query: Decoded.
+        """
+        type, _, key = source.partition("/")
+        lower = {name.lower(): value for name, value in (headers or {}).items()}
+        with self.webhooks.room_for(key, len(payload)):
+            return await self.webhooks.receive(
+                type, key, Parcel(method=method.upper(), headers=lower, query=query or {}, body=payload)
+            )
 
     # ── plugins and access ───────────────────────────────────────────────────
 

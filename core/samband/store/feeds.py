@@ -1,8 +1,7 @@
-"""Everything that is read page by page: runs, outcomes, records, changes, dead letters."""
+"""Everything that is read page by page: runs, outcomes, records, changes."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 
 from samband.errors import NotFoundError
 from samband.store.database import Database
-from samband.store.models import Binding, Change, DeadLetter, Integration, Outcome, Page, Record, Run, Stream
+from samband.store.models import Binding, Change, Integration, Outcome, Page, Record, Run, Stream
 
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
 _page: sa.Table = Page.__table__  # type: ignore[attr-defined]
@@ -20,7 +19,6 @@ _outcome: sa.Table = Outcome.__table__  # type: ignore[attr-defined]
 _record: sa.Table = Record.__table__  # type: ignore[attr-defined]
 _binding: sa.Table = Binding.__table__  # type: ignore[attr-defined]
 _stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
-_dead: sa.Table = DeadLetter.__table__  # type: ignore[attr-defined]
 _integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
 
 # An outcome's position is its page's number times this, plus its place in the page: changes first, then the others.
@@ -74,8 +72,9 @@ class Feeds:
             return [Run(**row._mapping) for row in rows]
 
     async def last_runs(self, integration_id: str) -> tuple[Run | None, Run | None]:
-        """Gives the newest run and the newest one that read everything."""
-        mine = sa.select(_run).where(_run.c.integration_id == integration_id).order_by(_run.c.id.desc()).limit(1)
+        """Gives the newest run and the newest one that read everything. A dry run is neither."""
+        mine = sa.select(_run).where(_run.c.integration_id == integration_id, _run.c.operation != "dry_run")
+        mine = mine.order_by(_run.c.id.desc()).limit(1)
         async with self._db.read() as conn:
             last = (await conn.execute(mine)).one_or_none()
             good = (await conn.execute(mine.where(_run.c.state.in_(("succeeded", "partial"))))).one_or_none()
@@ -217,31 +216,7 @@ class Feeds:
         async with self._db.read() as conn:
             return list((await conn.execute(query.order_by(_change.c.seq).limit(limit))).all())
 
-    # ── dead letters and counts ──────────────────────────────────────────────
-
-    async def dead_letters(self, organization_id: str, *, open_only: bool) -> list[tuple[DeadLetter, str]]:
-        query = (
-            sa.select(_dead, _integration.c.plugin)
-            .join(_integration, _integration.c.id == _dead.c.integration_id)
-            .where(_dead.c.organization_id == organization_id)
-        )
-        if open_only:
-            query = query.where(_dead.c.acknowledged_at.is_(None))
-        async with self._db.read() as conn:
-            rows = (await conn.execute(query.order_by(_dead.c.id.desc()).limit(500))).all()
-        return [(DeadLetter(**{k: v for k, v in r._mapping.items() if k != "plugin"}), r.plugin) for r in rows]
-
-    async def acknowledge(self, organization_id: str, dead_letter_id: int, by: str) -> None:
-        """Closes a dead letter; closing a closed one changes nothing."""
-        mine = sa.and_(_dead.c.id == dead_letter_id, _dead.c.organization_id == organization_id)
-        async with self._db.write() as conn:
-            if await conn.scalar(sa.select(_dead.c.id).where(mine)) is None:
-                raise NotFoundError("There is no such dead letter.", code="dead_letter_not_found")
-            await conn.execute(
-                sa.update(_dead)
-                .where(mine, _dead.c.acknowledged_at.is_(None))
-                .values(acknowledged_at=dt.datetime.now(dt.UTC), acknowledged_by=by)
-            )
+    # ── counts ───────────────────────────────────────────────────────────────
 
     async def run_states(self) -> dict[str, int]:
         """Counts the live runs by state, for the metrics."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from samband.rules.brake import ENDED_STATUSES, STATUS_FIELD
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -30,6 +32,7 @@ class PageStatements:
 
     known: keys → JSON ``[[key, record_id, version, tag, hash], …]``
     resolve: keys → JSON ``[[key, record_id], …]`` of things that are still there
+    live: record ids in ``:rows`` → how many of them have a status that is not an ended one
     created_*: rows ``[key, tag, hash]`` and their bodies, in the same order
     updated_*: rows ``[record_id, version, key, tag, hash, op]``; their bodies ``[record_id, version, {…}]``
     deleted_*: rows ``[record_id, version, key]``
@@ -39,6 +42,7 @@ class PageStatements:
 
     known: Statement
     resolve: Statement
+    live: Statement
     created_records: Statement
     created_bindings: Statement
     created_changes: Statement
@@ -53,6 +57,8 @@ class PageStatements:
     outcomes: Statement
 
 
+_ENDED = ", ".join(f"'{status}'" for status in sorted(ENDED_STATUSES))
+
 _SQLITE = {
     "known": """
         SELECT json_group_array(json_array(b.key, b.record_id, r.version, b.tag, b.hash))
@@ -62,6 +68,10 @@ _SQLITE = {
         SELECT json_group_array(json_array(b.key, b.record_id))
         FROM json_each(:keys) k CROSS JOIN binding b ON b.stream_id = :stream AND b.key = k.value
         WHERE b.hash IS NOT NULL""",
+    "live": f"""
+        SELECT count(*)
+        FROM json_each(:rows) v CROSS JOIN record r ON r.organization_id = :org AND r.kind = :kind AND r.id = v.value
+        WHERE coalesce(r.body->>'$.{STATUS_FIELD}', '') NOT IN ({_ENDED})""",
     "created_records": """
         INSERT INTO record (organization_id, kind, id, version, deleted, body, updated_at)
         SELECT :org, :kind, :first_id + v.key, 1, 0, v.value, :now FROM json_each(:bodies) v""",
@@ -138,6 +148,14 @@ _POSTGRES = {
         CROSS JOIN LATERAL (
             SELECT record_id FROM binding WHERE stream_id = :stream AND key = k.value AND hash IS NOT NULL OFFSET 0
         ) b""",
+    "live": f"""
+        SELECT count(*)
+        FROM jsonb_array_elements_text(CAST(:rows AS jsonb)) AS v(value)
+        CROSS JOIN LATERAL (
+            SELECT body FROM record
+            WHERE organization_id = :org AND kind = :kind AND id = CAST(v.value AS bigint) OFFSET 0
+        ) r
+        WHERE coalesce(r.body->>'{STATUS_FIELD}', '') NOT IN ({_ENDED})""",
     "created_records": f"""
         INSERT INTO record (organization_id, kind, id, version, deleted, body, updated_at)
         SELECT :org, :kind, :first_id + b.n - 1, 1, false, b.value, CAST(:now AS timestamptz) FROM {_BODIES}""",
@@ -148,38 +166,51 @@ _POSTGRES = {
     "created_changes": f"""
         INSERT INTO change (organization_id, seq, kind, record_id, op, version, page_id)
         SELECT :org, :first_seq + v.n - 1, :kind, :first_id + v.n - 1, 'created', 1, :page FROM {_ROWS}""",
+    # Upserts where an update is meant, and an array where a join is: each row is found by its key in the index, whatever
+    # the planner believes. Behind row-level security it may not take a key out of a JSON text (an operator that is not
+    # leakproof) before the policy has looked at the row, so a join walks every row of the stream (measured: 1.6 s a page
+    # instead of 10 ms).
     "updated_records": f"""
-        UPDATE record SET version = CAST(b.value->>1 AS integer), deleted = false, body = b.value->2,
-            updated_at = CAST(:now AS timestamptz)
+        INSERT INTO record (organization_id, kind, id, version, deleted, body, updated_at)
+        SELECT :org, :kind, CAST(b.value->>0 AS bigint), CAST(b.value->>1 AS integer), false, b.value->2,
+            CAST(:now AS timestamptz)
         FROM {_BODIES}
-        WHERE record.organization_id = :org AND record.kind = :kind AND record.id = CAST(b.value->>0 AS bigint)""",
+        ON CONFLICT (organization_id, kind, id) DO UPDATE SET
+            version = excluded.version, deleted = false, body = excluded.body, updated_at = excluded.updated_at""",
     "updated_bindings": f"""
-        UPDATE binding SET tag = v.value->>3, hash = v.value->>4, generation = :generation
-        FROM {_ROWS} WHERE binding.stream_id = :stream AND binding.key = v.value->>2""",
+        INSERT INTO binding (stream_id, key, organization_id, record_id, tag, hash, generation)
+        SELECT :stream, v.value->>2, :org, CAST(v.value->>0 AS bigint), v.value->>3, v.value->>4, :generation
+        FROM {_ROWS}
+        ON CONFLICT (stream_id, key) DO UPDATE SET
+            tag = excluded.tag, hash = excluded.hash, generation = excluded.generation""",
     "updated_changes": f"""
         INSERT INTO change (organization_id, seq, kind, record_id, op, version, page_id)
         SELECT :org, :first_seq + v.n - 1, :kind, CAST(v.value->>0 AS bigint), v.value->>5,
             CAST(v.value->>1 AS integer), :page
         FROM {_ROWS}""",
     "deleted_records": f"""
-        UPDATE record SET version = CAST(v.value->>1 AS integer), deleted = true, body = CAST('{{}}' AS jsonb),
-            updated_at = CAST(:now AS timestamptz)
+        INSERT INTO record (organization_id, kind, id, version, deleted, body, updated_at)
+        SELECT :org, :kind, CAST(v.value->>0 AS bigint), CAST(v.value->>1 AS integer), true, CAST('{{}}' AS jsonb),
+            CAST(:now AS timestamptz)
         FROM {_ROWS}
-        WHERE record.organization_id = :org AND record.kind = :kind AND record.id = CAST(v.value->>0 AS bigint)""",
+        ON CONFLICT (organization_id, kind, id) DO UPDATE SET
+            version = excluded.version, deleted = true, body = excluded.body, updated_at = excluded.updated_at""",
     "deleted_bindings": f"""
-        UPDATE binding SET tag = NULL, hash = NULL, generation = :generation
-        FROM {_ROWS} WHERE binding.stream_id = :stream AND binding.key = v.value->>2""",
+        INSERT INTO binding (stream_id, key, organization_id, record_id, tag, hash, generation)
+        SELECT :stream, v.value->>2, :org, CAST(v.value->>0 AS bigint), NULL, NULL, :generation FROM {_ROWS}
+        ON CONFLICT (stream_id, key) DO UPDATE SET tag = NULL, hash = NULL, generation = excluded.generation""",
     "deleted_changes": f"""
         INSERT INTO change (organization_id, seq, kind, record_id, op, version, page_id)
         SELECT :org, :first_seq + v.n - 1, :kind, CAST(v.value->>0 AS bigint), 'deleted',
             CAST(v.value->>1 AS integer), :page
         FROM {_ROWS}""",
     "retagged": f"""
-        UPDATE binding SET tag = v.value->>2, generation = :generation
-        FROM {_ROWS} WHERE binding.stream_id = :stream AND binding.key = v.value->>1""",
+        INSERT INTO binding (stream_id, key, organization_id, record_id, tag, hash, generation)
+        SELECT :stream, v.value->>1, :org, CAST(v.value->>0 AS bigint), v.value->>2, NULL, :generation FROM {_ROWS}
+        ON CONFLICT (stream_id, key) DO UPDATE SET tag = excluded.tag, generation = excluded.generation""",
     "seen": f"""
         UPDATE binding SET generation = :generation
-        FROM {_KEYS} WHERE binding.stream_id = :stream AND binding.key = k.value""",
+        WHERE stream_id = :stream AND key = ANY(ARRAY(SELECT k.value FROM {_KEYS}))""",
     "outcomes": f"""
         INSERT INTO outcome (page_id, position, organization_id, key, outcome, code, field, message)
         SELECT :page, CAST(v.value->>0 AS integer), :org, v.value->>1, v.value->>2, v.value->>3, v.value->>4, v.value->>5

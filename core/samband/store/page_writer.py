@@ -11,13 +11,16 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from samband.errors import StaleLeaseError
+from samband.errors import RunHeldError
+from samband.rules.brake import Brake
 from samband.rules.intake import UNKNOWN_REFERENCE, Intake, Known
 from samband.store.database import Database
+from samband.store.decisions import hold
 from samband.store.models import Binding, Change, Organization, Page, Record, Run, Stream, iso_ms
 from samband.store.outbox import insert_event
 from samband.store.page_sql import POSTGRES, SQLITE, PageStatements, Statement
-from samband.store.runs import Lease, fenced
+from samband.store.runs import Lease, fenced, owned
+from samband.store.weighing import TooMuchError, weigh
 
 COUNTS = ("created", "updated", "unchanged", "deleted", "skipped", "failed")
 
@@ -42,6 +45,8 @@ class StreamPosition:
         reading_full: Whether what is not seen until the end is gone at the other side.
         is_done: Whether this run has read the stream to its end already.
         note: Something worth telling, such as that changed settings made the cursor worthless.
+        apart: Whether the read is apart from the stream's cursor: ``cursor`` then is the run's own mark, and the stream's
+            stays where it is.
     """
 
     stream_id: int
@@ -52,6 +57,7 @@ class StreamPosition:
     reading_full: bool
     is_done: bool = False
     note: str | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +83,9 @@ class PageCommit:
 class PageWriter:
     """Reads what is known about a page's keys, and commits pages."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, brake: Brake | None = None) -> None:
         self._db = database
+        self._brake = brake or Brake()
         self._sql: PageStatements = SQLITE if database.is_sqlite else POSTGRES
 
     async def known(self, organization_id: str, position: StreamPosition, keys: Iterable[str]) -> dict[str, Known]:
@@ -107,17 +114,36 @@ class PageWriter:
 
         Raises:
             StaleLeaseError: Another worker owns the run now; nothing was written.
+            RunCancelledError: Somebody cancelled the run; nothing was written.
+            RunHeldError: The page would take away more than the brake lets pass. Nothing of it was written, and the run
+                is held until a person has decided.
         """
-        now = dt.datetime.now(dt.UTC)
-        async with self._db.write() as conn:
-            number, progress = await self._add_to_run(conn, lease, commit)
-            counts = await self._write_page(conn, lease, position, commit.intake, number, now)
-            if commit.complete:
-                if position.reading_full:
-                    counts["deleted"] += await self._reconcile(conn, lease, position, number + 1, now)
-                done = {**progress, position.name: "done"}
-                await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(progress=done))
-            await self._move_cursor(conn, position, commit, counts, now)
+        try:
+            async with self._db.write() as conn:
+                return await self._commit(conn, lease, position, commit)
+        except TooMuchError as stop:
+            async with self._db.write() as conn:
+                await hold(conn, lease, position.name, self._brake, stop.removal)
+        raise RunHeldError("The run would remove too much; a person has to decide.")
+
+    async def _commit(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, commit: PageCommit
+    ) -> dict[str, int]:
+        now, intake = dt.datetime.now(dt.UTC), commit.intake
+        number, progress = await self._add_to_run(conn, lease, commit)
+        deactivated = await self._count_live(conn, lease, position, intake.ending)
+        removed = {"deleted": len(intake.deleted), "deactivated": deactivated}
+        await weigh(conn, self._brake, lease, position, number, **removed)
+        counts = await self._write_page(conn, lease, position, intake, number, deactivated, now)
+        if commit.complete:
+            if position.reading_full:
+                counts["deleted"] += await self._reconcile(conn, lease, position, number, removed, now)
+            done = {**progress, position.name: "done"}
+            await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(progress=done))
+        elif position.apart and commit.cursor is not None:
+            mark = {**progress, position.name: commit.cursor}
+            await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(progress=mark))
+        await self._move_cursor(conn, position, commit, counts, now)
         return counts
 
     # ── the steps, in the order of the transaction ───────────────────────────
@@ -130,20 +156,30 @@ class PageWriter:
             values["progress_at"] = dt.datetime.now(dt.UTC)
         if commit.total is not None:
             values["expected_total"] = commit.total
-        statement = fenced(sa.update(_run), lease).values(**values).returning(_run.c.pages, _run.c.progress)
-        row = (await conn.execute(statement)).one_or_none()
-        if row is None:
-            raise StaleLeaseError("Another worker owns this run now.")
+        statement = fenced(sa.update(_run), lease).values(**values)
+        told = (_run.c.pages, _run.c.progress, _run.c.cancel_requested_at)
+        row = owned((await conn.execute(statement.returning(*told))).one_or_none())
         return row.pages, dict(row.progress)
+
+    async def _count_live(
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, record_ids: Sequence[int]
+    ) -> int:
+        """Counts those of the records that are not ended yet."""
+        if not record_ids:
+            return 0
+        given = {"rows": _json(record_ids), "org": lease.organization_id, "kind": position.kind}
+        ((count,),) = await _execute(conn, self._sql.live, given)
+        return int(count)
 
     async def _write_page(
         self, conn: AsyncConnection, lease: Lease, position: StreamPosition, intake: Intake, number: int,
-        now: dt.datetime,
+        deactivated: int, now: dt.datetime,
     ) -> dict[str, int]:  # fmt: skip
         counts, changes = intake.counts(), intake.change_count
         new, changed = len(intake.created), len(intake.updated)
         first_id, first_seq, event_seq = await self._take_numbers(conn, lease, new, changes)
-        page_id = await self._insert_page(conn, lease, position, number, counts, first_seq, changes, now)
+        figures = {**counts, "deactivated": deactivated}
+        page_id = await self._insert_page(conn, lease, position, number, figures, first_seq, changes, now)
         scope = {
             "org": lease.organization_id, "kind": position.kind, "stream": position.stream_id, "page": page_id,
             "generation": position.generation, "now": iso_ms(now) if self._db.is_sqlite else now,
@@ -228,9 +264,14 @@ class PageWriter:
             await _execute(conn, self._sql.outcomes, {**scope, "rows": _json([tuple(f) for f in intake.failures])})
 
     async def _reconcile(
-        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, number: int, now: dt.datetime
-    ) -> int:
-        """Deletes what a finished full read did not see, as a page of its own; gives how many."""
+        self, conn: AsyncConnection, lease: Lease, position: StreamPosition, number: int, removed: Mapping[str, int],
+        now: dt.datetime,
+    ) -> int:  # fmt: skip
+        """Deletes what a finished full read did not see, as a page of its own behind page ``number``; gives how many.
+
+        Args:
+            removed: What that page removes by itself.
+        """
         gone = sa.and_(
             _binding.c.stream_id == position.stream_id,
             _binding.c.generation < position.generation,
@@ -239,6 +280,9 @@ class PageWriter:
         count = int(await conn.scalar(sa.select(sa.func.count()).select_from(_binding).where(gone)) or 0)
         if not count:
             return 0
+        deleted, deactivated = removed["deleted"] + count, removed["deactivated"]
+        await weigh(conn, self._brake, lease, position, number, deleted=deleted, deactivated=deactivated)
+        number += 1
         totals = {"pages": number, "deleted": _run.c.deleted + count}
         await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**totals))
         counts = {**dict.fromkeys(COUNTS, 0), "deleted": count}
@@ -276,15 +320,19 @@ class PageWriter:
         gained = counts["created"] - counts["deleted"]
         values: dict[str, Any] = {"held": _stream.c.held + gained} if gained else {}
         if any(f.code == UNKNOWN_REFERENCE for f in commit.intake.failures):
-            values["unresolved_since"] = (
+            now_at = (
                 sa.select(_organization.c.change_seq)
                 .where(_organization.c.id == _stream.c.organization_id)
                 .scalar_subquery()
             )
+            # A read apart has not looked whether what was missed earlier has come, so it must not make that forgotten.
+            values["unresolved_since"] = (
+                sa.func.coalesce(_stream.c.unresolved_since, now_at) if position.apart else now_at
+            )
         # A page without a cursor is stored all the same; after a crash the read resumes at the last one that had it.
-        if commit.cursor is not None or commit.complete:
+        if not position.apart and (commit.cursor is not None or commit.complete):
             values["cursor"] = commit.cursor
-        if commit.complete:
+        if not position.apart and commit.complete:
             values |= {"reading_full": False, "last_read_at": now}
         if values:
             await conn.execute(sa.update(_stream).where(_stream.c.id == position.stream_id).values(**values))

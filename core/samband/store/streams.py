@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from samband.errors import StaleLeaseError
 from samband.store.database import Database
 from samband.store.models import Change, Run, Stream
 from samband.store.page_writer import StreamPosition
-from samband.store.runs import Lease, fenced
+from samband.store.runs import Lease, fenced, owned
 
 _stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
 _change: sa.Table = Change.__table__  # type: ignore[attr-defined]
@@ -61,6 +61,46 @@ class Streams:
             await self._progress(conn, lease)
             return _position(await self._restart(conn, position.stream_id, digest))
 
+    async def aside(self, lease: Lease, *, name: str, kind: str) -> StreamPosition:
+        """Gives where a read of chosen records stands: apart from the stream's cursor, generation and full read.
+
+        Its cursor is the mark that the run itself keeps; a run that resumes goes on behind it.
+        """
+        async with self._db.write() as conn:
+            progress = await self._progress(conn, lease)
+            row = await self._row(conn, lease, name, kind)
+        mark = progress.get(name)
+        return StreamPosition(
+            stream_id=row.id, name=row.name, kind=row.kind, cursor=mark, generation=row.generation, reading_full=False,
+            is_done=mark == "done", apart=True,
+        )  # fmt: skip
+
+    async def peek(
+        self, lease: Lease, *, name: str, kind: str, digest: str, incremental: bool, reference_kinds: Sequence[str] = (),
+        has_arrived: bool = False, apart: bool = False,
+    ) -> StreamPosition:  # fmt: skip
+        """Gives where `begin` would start, or `aside`, without writing anything: for a dry run.
+
+        Args:
+            has_arrived: Whether something of ``reference_kinds`` would be there by then that is not there yet.
+            apart: As `aside`.
+        """
+        where = sa.and_(_stream.c.integration_id == lease.integration_id, _stream.c.name == name)
+        async with self._db.read() as conn:
+            row = (await conn.execute(sa.select(_stream).where(where))).one_or_none()
+            if row is None:
+                return StreamPosition(
+                    stream_id=0, name=name, kind=kind, cursor=None, generation=1, reading_full=not apart, apart=apart
+                )
+            if apart:
+                return replace(_position(row), cursor=None, reading_full=False, apart=True)
+            waited = row.unresolved_since is not None and has_arrived
+            is_due = waited or await self._is_resolvable(conn, row, reference_kinds)
+        is_changed = row.digest not in ("", digest)
+        if is_due or is_changed or row.cursor is None or lease.full or not incremental:
+            return replace(_position(row), cursor=None, reading_full=True, generation=row.generation + 1)
+        return _position(row)
+
     async def ids(self, integration_id: str) -> dict[str, int]:
         """Gives the number of every stream that was ever begun, by name."""
         async with self._db.read() as conn:
@@ -70,12 +110,9 @@ class Streams:
             return {row.name: row.id for row in rows}
 
     async def _progress(self, conn: AsyncConnection, lease: Lease) -> dict[str, str]:
-        progress = await conn.scalar(
-            fenced(sa.update(_run), lease).values(fence=_run.c.fence).returning(_run.c.progress)
-        )
-        if progress is None:
-            raise StaleLeaseError("Another worker owns this run now.")
-        return dict(progress)
+        told = fenced(sa.update(_run), lease).values(fence=_run.c.fence)
+        answer = await conn.execute(told.returning(_run.c.progress, _run.c.cancel_requested_at))
+        return dict(owned(answer.one_or_none()).progress)
 
     async def _row(self, conn: AsyncConnection, lease: Lease, name: str, kind: str) -> sa.Row[Any]:
         where = sa.and_(_stream.c.integration_id == lease.integration_id, _stream.c.name == name)

@@ -22,6 +22,7 @@ from samband.testing.counterpart import Counterpart, start_simulator
 from samband.testing.driver import PluginDriver
 from samband.testing.promises.access import Access
 from samband.testing.promises.declarations import Declarations
+from samband.testing.promises.fetching import Fetches
 from samband.testing.promises.reading import Reads
 from samband.testing.promises.safety import Safety
 from samband.testing.promises.trouble import CASES, Trouble
@@ -30,7 +31,7 @@ from samband.testing.proxy import FaultProxy
 __all__ = ["PluginContract"]
 
 
-class PluginContract(Declarations, Access, Reads, Trouble, Safety):
+class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
     """Every promise of `samband.hookspecs` as a test, for one plugin.
 
     Attributes:

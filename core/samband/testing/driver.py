@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from samband.adapters.adapter import AdapterOptions, Connection
+from samband.adapters.adapter import Adapter, AdapterOptions, Connection
 from samband.adapters.forms import secrets_of
 from samband.adapters.reading import Reading
 from samband.adapters.registry import Registry
-from samband.contract import Check, Context, HttpResponse, HttpSession, Limits, Manifest, Page, Record, Token
+from samband.contract import Check, Context, HttpResponse, HttpSession, Limits, Manifest, Page, Record, Selection, Token
 from samband.errors import SambandError
 from samband.http import Outbound
 from samband.http.egress import EgressPolicy
@@ -199,6 +199,26 @@ class PluginDriver:
                 result.pages.append(page)
         return result
 
+    async def fetch(self, stream: str, selection: Selection) -> ReadResult:
+        """Gives what ``fetch`` yields for chosen records; what the plugin raises is raised."""
+        self._skip_when_off(stream)
+        ctx = self._context(self._session(tokens=self._tokens))
+        given = self._hook("fetch")(ctx=ctx, stream=stream, selection=selection)
+        if not hasattr(given, "__anext__"):
+            pytest.fail(
+                broken(
+                    "fetch is an async generator of Page.",
+                    f"it gave a {type(given).__name__}",
+                    see="samband.hookspecs.Hooks.fetch",
+                    way_out="Write async def fetch(…) with yield in it.",
+                )
+            )
+        result = ReadResult()
+        async with aclosing(given):
+            async for page in given:
+                result.pages.append(page)
+        return result
+
     async def attempt(self, stream: str, *, into: ReadResult) -> Exception | None:
         """Reads until the end or an error, keeps the pages that came, and gives the error."""
         try:
@@ -222,6 +242,15 @@ class PluginDriver:
 
     async def read_as_host(self, stream: str) -> ReadResult:
         """Gives one read through the host's own adapter, in the plugin's lane."""
+        return await self._as_host(lambda adapter, link: adapter.sync(link, stream, None, run_id="contract-suite"))
+
+    async def fetch_as_host(self, stream: str, selection: Selection) -> ReadResult:
+        """Gives chosen records through the host's own adapter, in the plugin's lane."""
+        return await self._as_host(
+            lambda adapter, link: adapter.fetch(link, stream, selection, run_id="contract-suite")
+        )
+
+    async def _as_host(self, ask: Callable[[Adapter, Connection], AsyncGenerator[Page, None]]) -> ReadResult:
         registry = Registry(
             AdapterOptions(allow_private_hosts=self._places(), redactor=self._redactor, now=self.clock.now)
         )
@@ -234,8 +263,7 @@ class PluginDriver:
         )
         result = ReadResult()
         try:
-            pages = registry.add(self.plugin).sync(connection, stream, None, run_id="contract-suite")
-            async with aclosing(pages):
+            async with aclosing(ask(registry.add(self.plugin), connection)) as pages:
                 async for page in pages:
                     result.pages.append(page)
         finally:

@@ -5,6 +5,7 @@ The shapes of an area that came later have a module of its own here, such as `sa
 
 from samband.views.shapes import (
     LIVE_STATES,
+    BrakeView,
     ChangesPage,
     ChangeView,
     CheckView,
@@ -21,6 +22,7 @@ from samband.views.shapes import (
     RecordView,
     RunState,
     RunView,
+    SelectionView,
     StatusView,
     StreamStatus,
     StreamView,
@@ -29,6 +31,7 @@ from samband.views.shapes import (
 
 __all__ = [
     "LIVE_STATES",
+    "BrakeView",
     "ChangeView",
     "ChangesPage",
     "CheckView",
@@ -45,6 +48,7 @@ __all__ = [
     "RecordView",
     "RunState",
     "RunView",
+    "SelectionView",
     "StatusView",
     "StreamStatus",
     "StreamView",

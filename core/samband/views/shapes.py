@@ -26,6 +26,7 @@ __all__ = [
     "RecordView",
     "RunState",
     "RunView",
+    "SelectionView",
     "StatusView",
     "StreamStatus",
     "StreamView",
@@ -93,6 +94,11 @@ class IntegrationView(View):
     state: IntegrationState
     settings: dict[str, Any]
     credentials: dict[str, str] = Field(description="Field → the last four characters, or an empty string when unset.")
+    credentials_updated_at: dt.datetime | None = Field(default=None, description="When the credentials were last set.")
+    credentials_expire_at: dt.datetime | None = Field(
+        default=None,
+        description="When they stop working: as a certificate says, or whoever entered them; null if unknown.",
+    )
     last_check: CheckView | None = None
     created_at: dt.datetime
     updated_at: dt.datetime
@@ -123,6 +129,32 @@ class StreamStatus(View):
     last_read_at: dt.datetime | None = None
 
 
+class BrakeView(View):
+    """Why a run was stopped, and what was decided. Figures count the whole run up to the page that was not written."""
+
+    reason: str
+    stream: str
+    would_delete: int
+    would_deactivate: int = Field(description="Records whose status would go from a live one to inactive or ended.")
+    held: int = Field(description="Records of the stream when the run began.")
+    share: float
+    limit: int = Field(description="The most that may go without asking.")
+    held_at: dt.datetime
+    released: dict[str, int] = Field(default={}, description="Stream → how many removals a person has agreed to.")
+    decision: Literal["approved", "rejected"] | None = None
+    decided_by: str = ""
+    decided_at: dt.datetime | None = None
+    note: str = Field(default="", description="The reason that was given for the decision.")
+
+
+class SelectionView(View):
+    """What a run is limited to in one stream: a number of keys, or a window."""
+
+    keys: int | None = None
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+
+
 class RunView(View):
     """One order to sync, and what became of it."""
 
@@ -130,7 +162,7 @@ class RunView(View):
     organization: str
     integration: str = Field(description="The integration's id.")
     type: str
-    operation: Literal["sync"]
+    operation: Literal["sync", "dry_run", "export"]
     streams: list[str] = Field(description="Streams in reading order.")
     reason: str
     full: bool
@@ -142,6 +174,9 @@ class RunView(View):
     attempt: int = Field(description="Starts since the last committed page.")
     error: ErrorView | None = None
     notes: list[str] = Field(default=[], description="Things worth knowing, such as an expired cursor that was healed.")
+    selection: dict[str, SelectionView] | None = Field(
+        default=None, description="Stream → what it is limited to; null for a run that reads what has changed."
+    )
     plugin_version: str
     requested_by: str
     created_at: dt.datetime
@@ -149,6 +184,13 @@ class RunView(View):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     duration_s: float | None = None
+    progress_at: dt.datetime | None = Field(default=None, description="When the run last moved on.")
+    stalled: bool = Field(
+        default=False, description="Alive, held back by nobody, and without progress for longer than it should be."
+    )
+    cancel_requested_at: dt.datetime | None = None
+    retry_of: str | None = Field(default=None, description="The run that this one repeats.")
+    brake: BrakeView | None = Field(default=None, description="Why it is or was held, and what was decided.")
     replayed: bool = Field(default=False, exclude=True, description="The answer to a repeat of a granted order.")
 
     @property
@@ -168,6 +210,16 @@ class StatusView(View):
     last_run: RunView | None = None
     last_attempt_at: dt.datetime | None = None
     last_success_at: dt.datetime | None = None
+    connection_since: dt.datetime | None = None
+    last_contact_at: dt.datetime | None = Field(default=None, description="When the other system last answered well.")
+    probed_at: dt.datetime | None = None
+    latency_ms: int | None = Field(default=None, description="How long the last probe took.")
+    freshness: Literal["fresh", "overdue", "stale", "unknown"] = Field(
+        default="unknown", description="Measured against the schedules; unknown when nothing is planned."
+    )
+    expected_by: dt.datetime | None = Field(default=None, description="After this the next success is overdue.")
+    next_run_at: dt.datetime | None = Field(default=None, description="The next planned read.")
+    alerts: list[str] = Field(default=[], description="Kinds of the open alerts.")
     streams: list[StreamStatus] = []
     open_dead_letters: int = 0
 
@@ -238,7 +290,10 @@ class DeadLetterView(View):
     created_at: dt.datetime
     updated_at: dt.datetime
     acknowledged_at: dt.datetime | None = None
-    acknowledged_by: str | None = None
+    acknowledged_by: str | None = Field(
+        default=None, description="Who, or samband itself when a later run did the work."
+    )
+    retry_run: str | None = Field(default=None, description="The run that took the work up again, or did it.")
 
 
 class StreamView(View):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
 import json
 import re
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -17,6 +21,7 @@ from pydantic import ValidationError
 from samband import RejectedError, RemoteError
 from samband.kinds import BUILTIN_KINDS, Kind
 from samband_dynamics365 import records
+from samband_dynamics365.plugin import manifest
 from samband_dynamics365.records import contact_to_member, row_to_membership, split_rows, user_to_member
 from samband_dynamics365.settings import MEMBER_FIELDS, MEMBERSHIP_FIELDS, DynamicsCredentials, DynamicsSettings
 
@@ -439,6 +444,21 @@ CLIENT = "3c1f0d52-8a7e-4b69-b3d4-62f1a8c0e5d7"
 def test_credentials_are_a_secret_or_a_certificate(fields: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="certificate_pem"):
         DynamicsCredentials.model_validate({"client_id": CLIENT, **fields})
+
+
+def test_certificate_tells_when_it_ends_and_a_secret_does_not() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "samband")])
+    begin, end = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), dt.datetime(2027, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, end).sign(key, hashes.SHA256())
+    pem = made.public_bytes(serialization.Encoding.PEM).decode()
+    kinds = ({"certificate_pem": pem}, {"certificate_pem": "no certificate"}, {"client_secret": "hush-hush"})
+    ends = []
+    for kind in kinds:
+        private = {"private_key_pem": "k"} if "certificate_pem" in kind else {}
+        credentials = DynamicsCredentials.model_validate({"client_id": CLIENT, **kind, **private})
+        ends.append(manifest.credentials_expire_at(credentials))
+    assert [end, None, None] == ends
 
 
 def test_credentials_do_not_show_their_secret() -> None:

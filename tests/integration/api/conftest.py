@@ -114,7 +114,7 @@ class FakeService:
 
     async def create_integration(
         self, org: str, type: str, *, display_name: str = "", settings: Mapping[str, Any],
-        credentials: Mapping[str, Any] | None = None,
+        credentials: Mapping[str, Any] | None = None, credentials_expire_at: dt.datetime | None = None,
     ) -> IntegrationView:  # fmt: skip
         self._called("create_integration", settings=settings, credentials=credentials)
         await self.get_organization(org)
@@ -158,8 +158,14 @@ class FakeService:
         values = {"settings": settings, "display_name": display_name}
         return await self._change(org, type, **{k: v for k, v in values.items() if v is not None})
 
-    async def set_credentials(self, org: str, type: str, credentials: Mapping[str, Any]) -> IntegrationView:
+    async def set_credentials(
+        self, org: str, type: str, credentials: Mapping[str, Any], *, expires_at: dt.datetime | None = None,
+        test: bool = True, if_revision: int | None = None,
+    ) -> IntegrationView:  # fmt: skip
         self._called("set_credentials", credentials=credentials)
+        self.expires_at = expires_at
+        if if_revision not in (None, (await self.get_integration(org, type)).revision):
+            raise ConflictError("It was changed meanwhile.", code="revision_mismatch", hint="Fetch it again.")
         return await self._change(org, type, credentials={k: str(v)[-4:] for k, v in credentials.items()})
 
     async def test_integration(self, org: str, type: str) -> CheckView:
@@ -250,9 +256,13 @@ class FakeService:
         change = ChangeView(seq=after + 1, kind="member", record_id=1, op="created", version=1, at=NOW, run="r1")
         return ChangesPage(items=[change], next=after + 1, has_more=False)
 
-    async def list_dead_letters(self, org: str, *, open_only: bool = True) -> list[DeadLetterView]:
+    async def list_dead_letters(
+        self, org: str, *, open_only: bool = True, type: str | None = None, after: int | None = None, limit: int = 50
+    ) -> FeedPage:
         await self.get_organization(org)
-        return [self.dead_letter] if not open_only or self.dead_letter.acknowledged_at is None else []
+        return FeedPage(
+            items=[self.dead_letter] if not open_only or self.dead_letter.acknowledged_at is None else [], next=None
+        )
 
     async def acknowledge_dead_letter(self, org: str, id: int, by: str) -> DeadLetterView:
         if (org, id) != ("hlf", self.dead_letter.id):

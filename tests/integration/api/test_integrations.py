@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -73,6 +74,34 @@ async def test_credentials_are_written_and_only_their_end_is_shown(ask: Any, ser
     assert written.headers["ETag"] == '"2"'
     assert ("set_credentials", {"credentials": secret}) in service.calls
     assert (await ask("GET", f"{ONE}/credentials")).status == 405
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"credentials": {}, "expires_at": "2030-01-01T00:00:00"}, "expires_at"),
+        ({"credentials": {}, "expires_at": "soon"}, "expires_at"),
+        ({"credentials": {}, "expires_at": 1900000000}, "expires_at"),
+        ({"credentials": {}, "test": "perhaps"}, "test"),
+        ({"expires_at": "2030-01-01T00:00:00Z"}, "credentials"),
+    ],
+)
+async def test_what_goes_with_credentials_is_read_strictly(ask: Any, body: dict[str, Any], field: str) -> None:
+    refused = await ask("PUT", f"{ONE}/credentials", json=body)
+    assert (refused.status, [e["field"] for e in (await refused.json())["errors"]]) == (422, [field])
+
+
+async def test_end_of_credentials_is_read_with_its_zone(ask: Any, service: Any) -> None:
+    body = {"credentials": {}, "expires_at": "2030-01-01T01:00:00+01:00"}
+    assert (await ask("PUT", f"{ONE}/credentials", json=body)).status == 200
+    assert dt.datetime(2030, 1, 1, tzinfo=dt.UTC) == service.expires_at
+
+
+async def test_credentials_are_edited_on_the_revision_that_was_read(ask: Any) -> None:
+    body = {"credentials": {"client_secret": "hunter2-hunter2-9876"}}
+    refused = await ask("PUT", f"{ONE}/credentials", json=body, headers={"If-Match": '"7"'})
+    assert (refused.status, (await refused.json())["code"]) == (412, "revision_mismatch")
+    assert (await ask("PUT", f"{ONE}/credentials", json=body, headers={"If-Match": '"1"'})).status == 200
 
 
 async def test_a_connection_is_tested_and_switched_on_and_off(ask: Any) -> None:

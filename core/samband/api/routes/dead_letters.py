@@ -8,7 +8,7 @@ from pydantic import Field
 
 from samband.api.answers import Listing
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import OrgId, RowId
+from samband.api.parameters import Limit, OrgId, PluginName, RowId
 from samband.views import DeadLetterView
 
 endpoints = Endpoints("Dead letters")
@@ -18,9 +18,23 @@ OpenOnly = Annotated[bool, Field(description="Leave out those that have been ack
 
 
 @endpoints.add("GET", _BASE, verb="read")
-async def list_dead_letters(call: Call, org: OrgId, open_only: OpenOnly = True) -> Listing[DeadLetterView]:
-    """Lists the work that was given up after its attempts."""
-    return Listing[DeadLetterView].of(await call.service.runs.dead_letters(org, open_only=open_only))
+async def list_dead_letters(
+    call: Call,
+    org: OrgId,
+    open_only: OpenOnly = True,
+    type: PluginName | None = None,
+    after: RowId | None = None,
+    limit: Limit = 50,
+) -> Listing[DeadLetterView]:
+    """Lists the work that was given up after its attempts, newest first."""
+    page = await call.service.runs.dead_letters(org, open_only=open_only, type=type, after=after, limit=limit)
+    return Listing[DeadLetterView].of(page)
+
+
+@endpoints.add("GET", _BASE + "/{id}", verb="read", problems=("dead_letter_not_found",))
+async def get_dead_letter(call: Call, org: OrgId, id: RowId) -> DeadLetterView:
+    """Gives one dead letter."""
+    return await call.service.runs.dead_letter(org, id)
 
 
 @endpoints.add("POST", _BASE + "/{id}/acknowledge", verb="operate", problems=("dead_letter_not_found",))

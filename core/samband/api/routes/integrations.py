@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from samband.api.answers import Answer, Listing, etag
@@ -29,6 +30,23 @@ Settings = Annotated[dict[str, Any], Field(description="As the plugin's settings
 Credentials = Annotated[
     dict[str, Any], Field(description="As the plugin's credentials_schema says. Written, never read back.")
 ]
+
+
+def _only_text(value: Any) -> Any:
+    if not isinstance(value, str) or re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", value) is None:
+        raise ValueError("write the instant as text with its zone, for instance 2027-01-31T00:00:00Z")
+    return value
+
+
+ExpiresAt = Annotated[
+    AwareDatetime,
+    # Bodies are read strictly, which would refuse text; a bare number would be taken for seconds since 1970.
+    BeforeValidator(_only_text, json_schema_input_type=dt.datetime),
+    Field(
+        strict=False,
+        description="When the credentials stop working, if they do not say so themselves. Warned of 14 days ahead.",
+    ),
+]
 _SETTINGS_EXAMPLE: JsonDict = {
     "environment_url": "https://contoso.crm4.dynamics.com",
     "tenant_id": "11111111-2222-3333-4444-555555555555",
@@ -48,6 +66,7 @@ class IntegrationIn(Input):
     display_name: DisplayName = ""
     settings: Settings
     credentials: Credentials | None = None
+    credentials_expire_at: ExpiresAt | None = None
 
 
 class IntegrationPatch(Input):
@@ -73,6 +92,12 @@ class CredentialsIn(Input):
     )
 
     credentials: Credentials
+    expires_at: ExpiresAt | None = None
+    test: bool = Field(
+        default=True,
+        description="Of a tested or enabled integration, test them first and keep the present ones if that fails. With "
+        "false they are stored as they are, and the integration has to be tested and enabled again.",
+    )
 
 
 @endpoints.add("GET", _BASE, verb="read")
@@ -97,6 +122,7 @@ async def create_integration(call: Call, org: OrgId, body: IntegrationIn) -> Ans
         display_name=body.display_name,
         settings=body.settings,
         credentials=body.credentials,
+        credentials_expire_at=body.credentials_expire_at,
     )
     location = f"/v1/organizations/{org}/integrations/{created.type}"
     return Answer(value=created, headers={"Location": location, "ETag": etag(created)})
@@ -132,12 +158,24 @@ async def update_integration(
     "PUT",
     _ONE + "/credentials",
     verb="configure",
-    problems=(*_GONE, "credentials_invalid", "unknown_plugin"),
+    problems=(
+        *_GONE, "credentials_invalid", "credentials_refused", "credentials_untested", "revision_mismatch",
+        "unknown_plugin",
+    ),
     headers=_ETAG,
-)
-async def set_credentials(call: Call, org: OrgId, type: PluginName, body: CredentialsIn) -> Answer[IntegrationView]:
-    """Replaces the credentials of an integration. They are encrypted and never read back."""
-    return _tagged(await call.service.integrations.set_credentials(org, type, body.credentials))
+)  # fmt: skip
+async def set_credentials(
+    call: Call, org: OrgId, type: PluginName, body: CredentialsIn, if_match: IfMatch | None = None
+) -> Answer[IntegrationView]:
+    """Replaces the credentials of an integration. They are encrypted and never read back.
+
+    Those of a tested or enabled integration are tried with one light read first; if that fails the present ones stay
+    in force. Send the ETag you have read as If-Match to be refused when somebody else has changed it since.
+    """
+    changed = await call.service.integrations.set_credentials(
+        org, type, body.credentials, expires_at=body.expires_at, test=body.test, if_revision=_revision(if_match)
+    )
+    return _tagged(changed)
 
 
 @endpoints.add("POST", _ONE + "/test", verb="configure", problems=(*_GONE, *_UNABLE))
@@ -147,7 +185,11 @@ async def test_integration(call: Call, org: OrgId, type: PluginName) -> CheckVie
 
 
 @endpoints.add(
-    "POST", _ONE + "/enable", verb="configure", problems=(*_GONE, "not_tested", "revision_mismatch"), headers=_ETAG
+    "POST",
+    _ONE + "/enable",
+    verb="configure",
+    problems=(*_GONE, "not_tested", "credentials_missing", "revision_mismatch"),
+    headers=_ETAG,
 )
 async def enable_integration(call: Call, org: OrgId, type: PluginName) -> Answer[IntegrationView]:
     """Switches an integration on. Safe to call again."""

@@ -63,7 +63,12 @@ class EventDelivery(Table, table=True):
             "ix_event_delivery_due", "subscription_id", "next_at",
             sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"),
         ),
-        sa.Index("ix_event_delivery_subject", "subscription_id", "subject", "seq"),
+        # Finds what stands in the way of a delivery; partial, or every delivered one of the subject would be looked at.
+        sa.Index(
+            "ix_event_delivery_subject", "subscription_id", "subject", "seq",
+            sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"),
+        ),
+        sa.Index("ix_event_delivery_state", "subscription_id", "state", "id"),
         sa.Index("ix_event_delivery_organization", "organization_id", "id"),
     )  # fmt: skip
 

@@ -40,7 +40,10 @@ class Stream(Table, table=True):
 
 
 class Page(Table, table=True):
-    """One committed page: its counts, and the range of change numbers it took. What a run did is its pages' ranges."""
+    """One committed page: its counts, and the range of change numbers it took. What a run did is its pages' ranges.
+
+    ``deactivated`` are those of the updated ones whose status went to an ended one.
+    """
 
     __table_args__ = (sa.UniqueConstraint("run_id", "number"),)
 
@@ -57,6 +60,7 @@ class Page(Table, table=True):
     deleted: int = count()
     skipped: int = count()
     failed: int = count()
+    deactivated: int = count()
     committed_at: dt.datetime = instant()
 
 

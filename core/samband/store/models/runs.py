@@ -74,7 +74,10 @@ class Run(Table, table=True):
 
 
 class DeadLetter(Table, table=True):
-    """Work that was given up. At most one open entry per integration and operation; repeats are counted on it."""
+    """Work that was given up. At most one open entry per integration and operation; repeats are counted on it.
+
+    ``retry_run_id`` is the run that took the work up again, or did it.
+    """
 
     __tablename__ = "dead_letter"
     __table_args__ = (
@@ -96,6 +99,7 @@ class DeadLetter(Table, table=True):
     updated_at: dt.datetime = instant()
     acknowledged_at: dt.datetime | None = instant(nullable=True)
     acknowledged_by: str | None = text(nullable=True, default=None)
+    retry_run_id: str | None = text(nullable=True, default=None, length=32)
 
 
 class Idempotency(Table, table=True):

@@ -13,6 +13,7 @@ class Schedule(Table, table=True):
     """When an integration is read by itself: by a cron expression in a zone, or by an interval.
 
     ``next_at`` is the next planned time with its jitter, null while paused; ``next_planned_at`` the same without.
+    ``overdue_since`` is the planned time that has led nowhere, from when that was told until it is over.
     """
 
     __table_args__ = (
@@ -40,6 +41,7 @@ class Schedule(Table, table=True):
     last_planned_at: dt.datetime | None = instant(nullable=True)
     paused_at: dt.datetime | None = instant(nullable=True)
     trouble: str = text(default="")
+    overdue_since: dt.datetime | None = instant(nullable=True)
     revision: int = Field(default=1, nullable=False)
     created_at: dt.datetime = instant()
     updated_at: dt.datetime = instant()

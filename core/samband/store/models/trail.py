@@ -72,7 +72,10 @@ class SignOfLife(Table, table=True):
 
 
 class Difference(Table, table=True):
-    """What a dry run would have done to one record. Thrown away after a day."""
+    """What a dry run would have done to one record: only the fields that differ. Thrown away after a day.
+
+    A record that would be skipped or would fail has no fields here but the reason, as in an outcome.
+    """
 
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     position: int = Field(primary_key=True)
@@ -83,3 +86,6 @@ class Difference(Table, table=True):
     record_id: int | None = Field(default=None, sa_type=sa.BigInteger, nullable=True)
     before: dict[str, Any] = json()
     after: dict[str, Any] = json()
+    code: str | None = text(nullable=True, default=None, length=64)
+    field: str | None = text(nullable=True, default=None)
+    message: str | None = text(nullable=True, default=None)

@@ -6,19 +6,24 @@ query/page-results, use-change-tracking-synchronize-data-external-systems), read
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from samband import AuthError, CursorExpiredError, HttpResponse, HttpSession, RemoteError
-from samband_dynamics365.refusals import NO_ROLE, explain_refusal
+from samband import AuthError, CursorExpiredError, HttpResponse, HttpSession, RemoteError, Selection
+from samband_dynamics365.refusals import NO_ROLE, explain_refusal, read_refusal
 from samband_dynamics365.settings import DynamicsSettings, Table
 
 PAGE_TIMEOUT_S = 60.0  # a full page of 5,000 rows takes the service some seconds, and longer when it is busy
 _MAX_LINK = 32_768  # the service's own limit for an address
+# Far below that limit, because gateways on the way often stop at 8 KiB.
+_MAX_CHOICE_LINK = 8_000
+_ROW_ABSENT = 0x80040217
+_GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PRIVILEGE_NAME = re.compile(r"prv[A-Za-z0-9_]{1,128}")
 _HEADERS = {
     "Accept": "application/json",
@@ -193,6 +198,36 @@ class Dataverse:
         """Gives the address a full read begins at. The columns are always the same ones in the same order."""
         return f"{self._settings.api_url}/{table.set_name}?$select={','.join(table.columns)}"
 
+    def choice_links(self, table: Table, keys: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Gives the addresses at which the rows with these ids are found, each with its ids: few enough for an address.
+
+        An id that is not a GUID is in none of them: no row has it, and the service would refuse the whole question.
+        """
+        guids = [key for key in keys if _GUID.fullmatch(key)]
+        start = f"{self.first_link(table)}&$filter="
+        function = f"Microsoft.Dynamics.CRM.In(PropertyName='{table.primary_key}',PropertyValues="
+        # Each id stands between two quotes and before a comma; a quote is three characters long when it is encoded.
+        at_once = max(1, (_MAX_CHOICE_LINK - len(start) - len(quote(function)) - 9) // (36 + 7))
+        parts = [guids[n : n + at_once] for n in range(0, len(guids), at_once)]
+        return [(start + _encoded(f"{function}{json.dumps(part, separators=(',', ':'))})"), part) for part in parts]
+
+    def window_link(self, table: Table, window: Selection) -> str:
+        """Gives the address at which the rows begin that were changed at or after ``since`` and before ``until``."""
+        bounds = (("ge", window.since), ("lt", window.until))
+        terms = [f"modifiedon {operator} {_instant(bound)}" for operator, bound in bounds if bound is not None]
+        link = self.first_link(table)
+        return f"{link}&$filter={_encoded(' and '.join(terms))}" if terms else link
+
+    async def is_gone(self, table: Table, key: str) -> bool:
+        """Tells whether there is no such row, as against one that the account may not see."""
+        url = f"{self._settings.api_url}/{table.set_name}({key})?$select={table.primary_key}"
+        response = await self._http.request("GET", url, headers=_HEADERS)
+        if response.status == 200:
+            return False
+        if read_refusal(response).code == _ROW_ABSENT:
+            return True
+        raise explain_refusal(response, table)
+
     async def page(self, link: str, table: Table, *, tracked: bool, page_size: int | None = None) -> Answer:
         """Reads the page at a link, which is followed as it is written.
 
@@ -239,6 +274,14 @@ class Dataverse:
         if response.status == 200:
             return response
         raise explain_refusal(response, table)
+
+
+def _encoded(expression: str) -> str:
+    return quote(expression, safe="(),:'=.")
+
+
+def _instant(instant: dt.datetime) -> str:
+    return instant.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _metadata(table: Table) -> str:

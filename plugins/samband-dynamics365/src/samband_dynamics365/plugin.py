@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from importlib.metadata import version
 
 from samband import (
@@ -12,9 +13,13 @@ from samband import (
     Limits,
     Manifest,
     Page,
+    Record,
     RemoteError,
+    Selection,
     Stream,
     Token,
+    Trigger,
+    WebhookRequest,
     client_credentials_token,
     hookimpl,
 )
@@ -22,11 +27,14 @@ from samband_dynamics365.client import Answer, Dataverse, Definition, LoopGuard,
 from samband_dynamics365.records import contact_to_member, row_to_membership, split_rows, user_to_member
 from samband_dynamics365.refusals import NO_ROLE, explain_sign_in
 from samband_dynamics365.settings import DynamicsCredentials, DynamicsSettings, Table
+from samband_dynamics365.webhooks import triggers_of
 
 
 def _egress_hosts(settings: DynamicsSettings) -> tuple[str, ...]:
     return (settings.environment_host, settings.authority_host)
 
+
+_Split = tuple[list[Record], list[str]]
 
 manifest = Manifest(
     name="dynamics365",
@@ -34,7 +42,7 @@ manifest = Manifest(
     version=version("samband-dynamics365"),
     settings=DynamicsSettings,
     credentials=DynamicsCredentials,
-    capabilities=frozenset({"sync", "check"}),
+    capabilities=frozenset({"sync", "fetch", "check", "webhook"}),
     streams=(
         Stream(name="contacts", kind="member", title="Contacts", convert=contact_to_member),
         Stream(
@@ -58,7 +66,9 @@ manifest = Manifest(
     # The service allows 6,000 requests in 300 s and 52 at once per user; the rest is headroom for others who use it.
     limits=Limits(requests_per_s=15.0, concurrency=8),
     account=lambda settings: settings.environment_host,
+    credentials_expire_at=lambda credentials: credentials.expires_at,
     simulator="samband_dynamics365.simulator",
+    webhook="query",
 )
 
 
@@ -112,6 +122,57 @@ async def sync(ctx: Context, stream: str, cursor: str | None) -> AsyncIterator[P
             complete=link is None,
         )
         del answer, records, deleted  # or two pages would be in memory while the next one is read
+
+
+@hookimpl
+async def fetch(ctx: Context, stream: str, selection: Selection) -> AsyncIterator[Page]:
+    """Reads the rows with some ids, or those changed within a window, apart from change tracking.
+
+    A row that is not found by its id is asked for once more by itself, because rows that the account may not see are left
+    out of a list without a word. What was deleted within a window is not seen: the rows that would say so are gone.
+    """
+    settings: DynamicsSettings = ctx.settings
+    table = settings.tables[stream]
+    dataverse = Dataverse(ctx.http, settings)
+    if not selection.keys:
+        async with aclosing(_listed(dataverse, table, dataverse.window_link(table, selection))) as parts:
+            async for records, _ in parts:
+                yield Page(records=records)
+        yield Page(complete=True)
+        return
+    asked = {key.lower(): key for key in selection.keys}
+    links = dataverse.choice_links(table, list(asked))
+    gone = asked.keys() - {key for _, keys in links for key in keys}
+    for link, keys in links:
+        missing, is_certain = dict.fromkeys(keys), True
+        async with aclosing(_listed(dataverse, table, link)) as parts:
+            async for records, accounts in parts:
+                yield Page(records=records)
+                gone |= asked.keys() & accounts
+                for key in (*accounts, *(record.key for record in records)):
+                    missing.pop(key or "", None)
+                    is_certain = is_certain and bool(key)
+        if is_certain:  # a row that came without its id may be one of those that are missing
+            gone |= {key for key in missing if await dataverse.is_gone(table, key)}
+    yield Page(deleted=[key for id, key in asked.items() if id in gone], complete=True)
+
+
+@hookimpl
+async def handle_webhook(ctx: Context, request: WebhookRequest) -> list[Trigger]:
+    """Says which row a delivery is about; the row itself is read by ``fetch``."""
+    return triggers_of(request, ctx.settings)
+
+
+async def _listed(dataverse: Dataverse, table: Table, first: str) -> AsyncGenerator[_Split, None]:
+    """Yields the pages behind a link, untracked: their records, and the keys of accounts that are no person."""
+    guard = LoopGuard(first)
+    link: str | None = first
+    while link is not None:
+        answer = await dataverse.page(link, table, tracked=False)
+        link = answer.next_link
+        if link is not None:
+            guard.check(link, table)
+        yield split_rows(answer.rows, table)
 
 
 def _cursor_after(ctx: Context, answer: Answer, table: Table, *, tracked: bool) -> str | None:

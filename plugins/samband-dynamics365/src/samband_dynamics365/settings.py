@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -376,3 +377,19 @@ class DynamicsCredentials(CredentialsModel):
         if all(certificate) == (self.client_secret is not None):
             raise ValueError("give either 'client_secret' or 'certificate_pem' with 'private_key_pem'")
         return self
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the certificate ends; None for a secret, whose end only the app registration's own page shows.
+
+        A certificate that cannot be read has no end here: signing in with it says what is wrong.
+        """
+        if self.certificate_pem is None:
+            return None
+        from cryptography import x509  # here, because it is needed when credentials are entered and never again
+
+        try:
+            certificate = x509.load_pem_x509_certificate(self.certificate_pem.get_secret_value().encode())
+        except ValueError:
+            return None
+        return certificate.not_valid_after_utc

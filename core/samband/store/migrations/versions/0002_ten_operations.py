@@ -48,6 +48,8 @@ def _extend_tables() -> None:
     op.add_column("organization", sa.Column("told_seq", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("outbox", sa.Column("seq", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("outbox", sa.Column("event_id", sa.String(length=32), nullable=False, server_default=""))
+    op.add_column("page", sa.Column("deactivated", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("dead_letter", sa.Column("retry_run_id", sa.String(length=32), nullable=True))
     op.add_column("run", sa.Column("account", sa.String(length=300), nullable=False, server_default=""))
     op.add_column("run", sa.Column("selection", JSON, nullable=True))
     op.add_column("run", sa.Column("retry_of", sa.String(length=32), nullable=True))
@@ -235,7 +237,14 @@ def _create_tables() -> None:
             postgresql_where=sa.text("state = 'pending'"),
         )
         batch_op.create_index("ix_event_delivery_organization", ["organization_id", "id"], unique=False)
-        batch_op.create_index("ix_event_delivery_subject", ["subscription_id", "subject", "seq"], unique=False)
+        batch_op.create_index(
+            "ix_event_delivery_subject",
+            ["subscription_id", "subject", "seq"],
+            unique=False,
+            sqlite_where=sa.text("state = 'pending'"),
+            postgresql_where=sa.text("state = 'pending'"),
+        )
+        batch_op.create_index("ix_event_delivery_state", ["subscription_id", "state", "id"], unique=False)
 
     op.create_table(
         "export_item",
@@ -350,6 +359,7 @@ def _create_tables() -> None:
         sa.Column("last_planned_at", UtcInstant(), nullable=True),
         sa.Column("paused_at", UtcInstant(), nullable=True),
         sa.Column("trouble", sa.Text(), nullable=False),
+        sa.Column("overdue_since", UtcInstant(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcInstant(), nullable=False),
         sa.Column("updated_at", UtcInstant(), nullable=False),
@@ -406,6 +416,9 @@ def _create_tables() -> None:
         sa.Column("record_id", sa.BigInteger(), nullable=True),
         sa.Column("before", JSON, nullable=False),
         sa.Column("after", JSON, nullable=False),
+        sa.Column("code", sa.String(length=64), nullable=True),
+        sa.Column("field", sa.Text(), nullable=True),
+        sa.Column("message", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["run_id"], ["run.id"], name=op.f("fk_difference_run_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "position", name=op.f("pk_difference")),
     )

@@ -1,4 +1,5 @@
-"""Walls in the database itself: organisations apart on PostgreSQL, and an audit trail that cannot be rewritten.
+"""Walls in the database itself: organisations apart on PostgreSQL, an audit trail that cannot be rewritten, and no
+integration that is switched on without credentials.
 
 Revision: 0003, after 0002.
 """
@@ -27,8 +28,10 @@ def upgrade() -> None:
             _wall(table, "organization_id")
         _wall("organization", "id")
         _freeze_on_postgresql()
+        _demand_credentials_on_postgresql()
     else:
         _freeze_on_sqlite()
+        _demand_credentials_on_sqlite()
 
 
 def downgrade() -> None:
@@ -39,9 +42,12 @@ def _wall(table: str, column: str) -> None:
     """Shows a session only its own organisation's rows, or all of them when it says so with ``*``.
 
     A session that says nothing sees nothing. FORCE binds the tables' owner too; only a superuser is beyond it. The
-    setting is read in a subquery so that it is looked at once for a statement and not for every row.
+    setting is read in a subquery so that it is looked at once for a statement and not for every row. CASE rather than
+    OR, because the planner takes half of the rows to pass it: of an OR it expects one in a hundred, and then chooses
+    plans that suit a handful of rows (measured: 58 s instead of 0.6 s for a full read of 30,000 records).
     """
-    mine = f"(SELECT current_setting('samband.organization', true)) IN ('*', {column})"
+    now = "(SELECT current_setting('samband.organization', true))"
+    mine = f"CASE {now} WHEN '*' THEN true ELSE {column} = {now} END"
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     op.execute(f"CREATE POLICY organization_wall ON {table} USING ({mine}) WITH CHECK ({mine})")
@@ -64,3 +70,42 @@ def _freeze_on_sqlite() -> None:
             f"CREATE TRIGGER audit_entry_no_{verb.lower()} BEFORE {verb} ON audit_entry"
             " BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END"
         )
+
+
+_NO_CREDENTIALS = "an enabled integration has credentials"
+
+
+def _demand_credentials_on_postgresql() -> None:
+    # Each side locks what it looks at, so that switching on and taking the credentials away cannot pass each other.
+    op.execute(
+        "CREATE FUNCTION samband_demand_credentials() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM 1 FROM credential WHERE integration_id = NEW.id FOR KEY SHARE;"
+        f" IF NOT FOUND THEN RAISE EXCEPTION '{_NO_CREDENTIALS}' USING ERRCODE = 'check_violation'; END IF;"
+        " RETURN NEW; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER integration_has_credentials BEFORE INSERT OR UPDATE OF state ON integration FOR EACH ROW"
+        " WHEN (NEW.state = 'enabled') EXECUTE FUNCTION samband_demand_credentials()"
+    )
+    op.execute(
+        "CREATE FUNCTION samband_keep_credentials() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM 1 FROM integration WHERE id = OLD.integration_id AND state = 'enabled' FOR SHARE;"
+        f" IF FOUND THEN RAISE EXCEPTION '{_NO_CREDENTIALS}' USING ERRCODE = 'check_violation'; END IF;"
+        " RETURN OLD; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER credential_is_kept BEFORE DELETE ON credential FOR EACH ROW"
+        " EXECUTE FUNCTION samband_keep_credentials()"
+    )
+
+
+def _demand_credentials_on_sqlite() -> None:
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{_NO_CREDENTIALS}'); END"
+    lacks = "NEW.state = 'enabled' AND NOT EXISTS (SELECT 1 FROM credential WHERE integration_id = NEW.id)"
+    needed = "EXISTS (SELECT 1 FROM integration WHERE id = OLD.integration_id AND state = 'enabled')"
+    for name, deed, condition in (
+        ("integration_has_credentials", "UPDATE OF state ON integration", lacks),
+        ("integration_begins_disabled", "INSERT ON integration", lacks),
+        ("credential_is_kept", "DELETE ON credential", needed),
+    ):
+        op.execute(f"CREATE TRIGGER {name} BEFORE {deed} WHEN {condition} {refuse}")

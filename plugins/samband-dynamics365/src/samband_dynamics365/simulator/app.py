@@ -18,6 +18,7 @@ from . import control, directory, errors, fault_answers, fault_wire, tokens
 from .access import Caller, admitted
 from .exchange import Answer, Call, Preferences, error_payload
 from .faults import AFTER, FaultRule
+from .notices import Notices
 from .service import handle
 from .state import Seen, SimulatorState
 
@@ -26,12 +27,12 @@ _DATA_PATH = re.compile(r"/api/data/(v9\.[0-9])(?:/(.*))?", re.DOTALL)
 _METHODS = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE"})
 
 
-def build_app(state: SimulatorState) -> web.Application:
-    """Returns the application that serves one simulated environment."""
+def build_app(state: SimulatorState, notices: Notices | None = None) -> web.Application:
+    """Returns the application that serves one simulated environment; ``notices`` tells others of its changes."""
     # The size limit is the service's own (413 with its envelope), so aiohttp's is off.
     app = web.Application(client_max_size=0)
     app[STATE] = state
-    control.add_routes(app, state)
+    control.add_routes(app, state, notices)
     app.router.add_route("*", "/{tail:.*}", _entry)
     return app
 

@@ -16,6 +16,7 @@ from aiohttp import web
 from .configuration import configure
 from .errors import ApiError
 from .faults import FaultRule
+from .notices import Notices
 from .seed import SeedPlan
 from .state import SimulatorState
 from .touch import touch
@@ -23,7 +24,7 @@ from .touch import touch
 Handler = Callable[[SimulatorState, dict[str, Any]], dict[str, Any]]
 
 
-def add_routes(app: web.Application, state: SimulatorState) -> None:
+def add_routes(app: web.Application, state: SimulatorState, notices: Notices | None = None) -> None:
     """Adds the routes under ``/__sim``."""
     for name, handler in {
         "reset": _reset,
@@ -33,6 +34,8 @@ def add_routes(app: web.Application, state: SimulatorState) -> None:
         "config": configure,
     }.items():
         app.router.add_post(f"/__sim/{name}", _posted(state, handler))
+    if notices is not None:
+        app.router.add_post("/__sim/webhooks", _posted(state, lambda state, order: notices.order(order)))
     app.router.add_get("/__sim/state", _got(state, _state))
     app.router.add_get("/__sim/log", _got(state, _log))
 

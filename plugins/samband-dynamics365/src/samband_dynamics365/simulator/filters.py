@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import orjson
 
 from . import errors
-from .filter_values import COMPARISONS, Literal, comparison, literal_of, pattern
+from .filter_values import COMPARISONS, Literal, among, comparison, literal_of, pattern
 
 Test = Callable[[Any], bool]
 Getter = Callable[[Any], Any]
@@ -251,11 +251,10 @@ class _Parser:
         column = self.scope.column(target.text.strip("'"))
         if name in {"In", "NotIn"}:
             values = self._array(arguments.get("PropertyValues"))
-            tests = [comparison("eq", column.edm, value) for value in values]
-            get = column.get
+            is_among, get = among(column.edm, values), column.get
             if name == "In":
-                return lambda row: any(test(get(row)) for test in tests)
-            return lambda row: not any(test(get(row)) for test in tests)
+                return lambda row: is_among(get(row))
+            return lambda row: not is_among(get(row))
         return self._dated(name, column, arguments.get("PropertyValue"))
 
     def _array(self, token: Token | None) -> list[Literal]:

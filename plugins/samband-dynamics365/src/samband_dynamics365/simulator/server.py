@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from .app import build_app
+from .notices import Notices
 from .seed import SeedPlan
 from .state import CLIENT_ID, CLIENT_SECRET, TENANT_ID, SimulatorState
 
@@ -42,12 +43,13 @@ class Simulator:
 
     def __init__(self, plan: SeedPlan | None = None) -> None:
         self.state = SimulatorState(plan=plan or SeedPlan())
+        self.notices = Notices(self.state)
         self._runner: web.AppRunner | None = None
 
     async def start(self, port: int = 0) -> SimulatorAddress:
         """Listens on a port (0 picks a free one) and returns the address once requests are answered."""
         runner = web.AppRunner(
-            build_app(self.state),
+            build_app(self.state, self.notices),
             access_log=None,
             # Next links and filters may make a URL of 32,768 characters.
             max_line_size=_LINE_LIMIT,
@@ -58,10 +60,12 @@ class Simulator:
         self._runner = runner
         site = web.TCPSite(runner, HOST, port)
         await site.start()
+        await self.notices.start()
         return address_of(runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Closes every connection and the port; safe to call twice."""
+        await self.notices.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()

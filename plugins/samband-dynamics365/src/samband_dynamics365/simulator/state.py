@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -101,6 +102,7 @@ class SimulatorState:
     """One simulated environment. Everything is changed from one event loop only."""
 
     plan: SeedPlan = field(default_factory=SeedPlan)
+    announce: Callable[[], None] | None = None
     clock: Clock = field(default_factory=Clock)
     organization: Organization = field(init=False)
     seeded: Seeded = field(init=False)
@@ -141,6 +143,7 @@ class SimulatorState:
         floor = getattr(self, "organization", None)
         self.plan = plan
         self.organization = Organization()
+        self.organization.announce = self.announce
         if floor is not None:
             self.organization.version = floor.version
         self.seeded = seed_organization(self.organization, plan)
@@ -148,6 +151,10 @@ class SimulatorState:
         self.users = {CLIENT_ID: user}
         if floor is not None:
             self.expire_tokens()
+
+    def listen(self, announce: Callable[[], None] | None) -> None:
+        """Has every change announced from now on, also after new rows were seeded; None ends it."""
+        self.announce = self.organization.announce = announce
 
     def expire_tokens(self) -> None:
         """Makes every delta token handed out so far expired."""

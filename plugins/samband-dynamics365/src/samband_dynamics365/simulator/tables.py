@@ -7,14 +7,28 @@ ETag and its place in the change log ("Use change tracking to synchronize data")
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from . import errors
 from .schema import Key, Lookup, Schema, TableSpec, load_schema
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What happened to one row: ``message`` is Create, Update or Delete; rows as they were stored."""
+
+    spec: TableSpec
+    row_id: str
+    message: str
+    before: Row | None
+    after: Row | None
+
+
 FIRST_VERSION = 1_000_000
 _COMPACT_ABOVE = 20_000
 
@@ -143,6 +157,18 @@ class Organization:
         self.version = FIRST_VERSION
         self.on_delete: dict[str, str] = {}
         self._journal: list[tuple[Table, str, Row | None, int | None]] | None = None
+        self._changes: list[Change] = []
+        self.announce: Callable[[], None] | None = None
+
+    def take_changes(self) -> list[Change]:
+        """Returns what happened since the last time, in its order; only somebody who listens is kept anything for."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def _note(self, table: Table, row_id: str, message: str, before: Row | None, after: Row | None) -> None:
+        if self.announce is not None:
+            self._changes.append(Change(spec=table.spec, row_id=row_id, message=message, before=before, after=after))
+            self.announce()
 
     def table_of_set(self, entity_set: str) -> Table | None:
         """Returns the table behind an entity set name, which is case-sensitive."""
@@ -163,6 +189,8 @@ class Organization:
         self._remember(table, row_id)
         version = self.next_version()
         stamped = {**row, "@odata.etag": f'W/"{version}"', "versionnumber": version}
+        before = table.rows.get(row_id)
+        self._note(table, row_id, "Create" if before is None else "Update", before, stamped)
         table.put(row_id, stamped)
         table.tombstones.pop(row_id, None)
         table.log(version, row_id)
@@ -172,6 +200,7 @@ class Organization:
         """Deletes a row and follows its relations; returns the other rows touched as (table, id, what happened)."""
         self._remember(table, row_id)
         version = self.next_version()
+        self._note(table, row_id, "Delete", table.rows.get(row_id), None)
         table.put(row_id, None)
         table.tombstones[row_id] = version
         table.log(version, row_id)
@@ -215,11 +244,12 @@ class Organization:
             yield
             return
         lengths = {name: len(table.change_ids) for name, table in self.tables.items()}
-        self._journal = []
+        self._journal, told = [], len(self._changes)
         try:
             yield
         except BaseException:
             self._undo(self._journal, lengths)
+            del self._changes[told:]
             raise
         finally:
             self._journal = None

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
+from samband.acting import act_for
 from samband.adapters.adapter import Adapter, Connection
 from samband.adapters.registry import Registry
-from samband.contract import Page, Stream
+from samband.contract import Stream
 from samband.errors import (
     AuthError,
     CursorExpiredError,
@@ -27,18 +27,24 @@ from samband.errors import (
     RateLimitedError,
     RemoteError,
     RetryableError,
+    RunCancelledError,
+    RunHeldError,
     SambandError,
     StaleLeaseError,
 )
+from samband.flow.exporting import Exporting
+from samband.flow.keeping import Keeping
+from samband.flow.reading import Observer, Source, StreamReading
+from samband.flow.rehearsing import Rehearsal
+from samband.flow.selecting import choices_of, chosen_pages
 from samband.rules.digest import intake_digest
-from samband.rules.intake import Converted, Intake, StreamPlan, convert_page, page_keys, take_in
+from samband.rules.intake import StreamPlan
+from samband.rules.refusals import judge_refusal
 from samband.rules.retry import run_delay_s
-from samband.store import Lease, PageCommit, Store, StreamPosition
+from samband.store import Lease, Store, StreamPosition
 from samband.views import ErrorView
 
 log = structlog.stdlib.get_logger("samband.flow")
-
-CONNECTION_AFTER = {"misconfigured": ("client_unknown", "tenant_unknown", "scope_refused")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +56,15 @@ class FlowSettings:
         lease_s: How long a silent worker keeps its run.
         heartbeat_s: How often the lease is extended.
         max_attempts: Starts in a row without a committed page after which a run is given up.
+        settle_after_s: How long an exported item must have been out before its not being found at the other side means
+            that it never arrived. Longer than the slowest answer they may still be working on.
     """
 
     owner: str
     lease_s: float = 30.0
     heartbeat_s: float = 10.0
     max_attempts: int = 5
-
-
-class Observer(Protocol):
-    """Told what happened, for metrics."""
-
-    def run_ended(self, *, plugin: str, state: str, duration_s: float) -> None: ...
-    def page_committed(self, *, plugin: str, stream: str, counts: Mapping[str, int]) -> None: ...
+    settle_after_s: float = 60.0
 
 
 class Flow:
@@ -90,7 +92,8 @@ class Flow:
         started = asyncio.get_running_loop().time()
         bound.info("run_started", attempt=lease.attempt)
         try:
-            state, again_s = await self._settle(lease)
+            with act_for(organization=lease.organization_id, actor=f"run:{lease.run_id}"):
+                state, again_s = await self._settle(lease)
         except StaleLeaseError:
             bound.warning("run_lease_lost")
             return None
@@ -104,11 +107,10 @@ class Flow:
         """Runs the order and brings the run into the state its outcome calls for."""
         runs = self._store.runs
         if lease.attempt > self._settings.max_attempts:
-            await runs.give_up(lease, _worker_died(self._settings.max_attempts))
-            return "failed", None
+            return await runs.give_up(lease, _worker_died(self._settings.max_attempts)), None
         try:
             async with self._heartbeat(lease):
-                await self._run_sync(lease)
+                await self._carry_out(lease)
             return await runs.succeed(lease), None
         except asyncio.CancelledError:
             # The worker is stopping: give the run back at once instead of letting its lease run out.
@@ -117,39 +119,53 @@ class Flow:
             raise
         except StaleLeaseError:
             raise
+        except RunCancelledError:
+            await runs.end_cancelled(lease)
+            return "cancelled", None
+        except RunHeldError:
+            return "held", None  # by the store, in the transaction that refused the page
         except NotReadyError as err:
             log.warning("run_interrupted", run=lease.run_id, code=err.code)
             return "interrupted", None  # the database is away: the lease runs out and a sweep finds the run again
         except RetryableError as err:
             return await self._wait_or_give_up(lease, err)
         except AuthError as err:
-            await runs.fail(lease, ErrorView.of(err), connection=_connection_after(err))
+            return await runs.fail(lease, ErrorView.of(err), connection=judge_refusal(err).connection), None
         except SambandError as err:
-            await runs.fail(lease, ErrorView.of(err))
+            return await runs.fail(lease, ErrorView.of(err)), None
         except Exception as err:
             # A fault of samband itself: tried again like an outage, and given up like one.
             log.exception("run_crashed", run=lease.run_id)
             return await self._wait_or_give_up(lease, _own_fault(err))
-        return "failed", None
 
     async def _wait_or_give_up(self, lease: Lease, err: RetryableError) -> tuple[str, float | None]:
         is_throttled = isinstance(err, RateLimitedError)
         attempt = await self._store.runs.attempts(lease)
         if attempt >= self._settings.max_attempts and not is_throttled:
-            await self._store.runs.give_up(lease, ErrorView.of(err))
-            return "failed", None
+            return await self._store.runs.give_up(lease, ErrorView.of(err)), None
         delay_s = run_delay_s(attempt, err.retry_after_s, self._rng)
-        await self._store.runs.defer(lease, seconds=delay_s, error=ErrorView.of(err), counts=not is_throttled)
-        return "waiting", delay_s
+        state = await self._store.runs.defer(lease, seconds=delay_s, error=ErrorView.of(err), counts=not is_throttled)
+        return state, delay_s if state == "waiting" else None
 
-    # ── one sync ─────────────────────────────────────────────────────────────
+    # ── what is ordered ──────────────────────────────────────────────────────
 
-    async def _run_sync(self, lease: Lease) -> None:
+    async def _carry_out(self, lease: Lease) -> None:
+        """Reads the run's streams in their order, in the way that the run asks for."""
         adapter, connection = await self._connect(lease)
-        digest = intake_digest(connection.settings, adapter.version)
-        for stream in adapter.streams(connection):
-            if stream.name in lease.streams:
-                await self._sync_stream(lease, adapter, connection, stream, digest)
+        work = _Work(lease, adapter, connection, intake_digest(connection.settings, adapter.version))
+        if lease.operation == "export":
+            settle_after_s = self._settings.settle_after_s
+            await Exporting(self._store, lease, adapter, connection, settle_after_s=settle_after_s).run()
+            return
+        streams = [stream for stream in adapter.streams(connection) if stream.name in lease.streams]
+        if lease.operation == "dry_run":
+            await self._rehearse(work, streams)
+            return
+        for stream in streams:
+            if lease.selection is None:
+                await self._sync_stream(work, stream)
+            else:
+                await self._read_choice(work, stream)
 
     async def _connect(self, lease: Lease) -> tuple[Adapter, Connection]:
         integration = await self._store.catalog.integration_by_id(lease.integration_id)
@@ -162,31 +178,58 @@ class Flow:
             settings=integration.settings, credentials=credentials,
         )  # fmt: skip
 
-    async def _sync_stream(
-        self, lease: Lease, adapter: Adapter, connection: Connection, stream: Stream, digest: str
-    ) -> None:
+    def _plan(self, work: _Work, stream: Stream) -> StreamPlan:
+        return StreamPlan.build(
+            stream=stream, kind=self._registry.kinds[stream.kind],
+            settings=work.adapter.parse_settings(work.connection.settings), digest=work.digest,
+            declared=work.adapter.manifest.field_classes,
+        )  # fmt: skip
+
+    def _keeping(self, work: _Work, position: StreamPosition) -> Keeping:
+        return Keeping(self._store, work.lease, position, self._observer)
+
+    async def _sync_stream(self, work: _Work, stream: Stream) -> None:
+        """Goes on where the stream's cursor stands, or reads it whole."""
+        lease = work.lease
         position = await self._store.streams.begin(
-            lease, name=stream.name, kind=stream.kind, digest=digest, incremental=stream.incremental,
-            reference_kinds=[adapter.manifest.stream(name).kind for name in stream.references.values()],
+            lease, name=stream.name, kind=stream.kind, digest=work.digest, incremental=stream.incremental,
+            reference_kinds=work.reference_kinds(stream),
         )  # fmt: skip
         if position.is_done:
             return
         if position.note:
             await self._store.runs.note(lease, position.note)
-        plan = StreamPlan.build(
-            stream=stream, kind=self._registry.kinds[stream.kind], settings=adapter.parse_settings(connection.settings),
-            digest=digest, declared=adapter.manifest.field_classes,
-        )  # fmt: skip
-        reading = StreamReading(self._store, lease, adapter, connection, plan, self._observer)
+        reading = StreamReading(work.adapter, self._plan(work, stream), work.changes(stream))
         try:
-            await reading.read(position)
+            await reading.read(position.cursor, self._keeping(work, position))
         except CursorExpiredError as err:
             await self._store.runs.note(lease, f"{stream.name}: {err.message} Everything is read again.")
-            position = await self._store.streams.restart(lease, position, digest)
+            position = await self._store.streams.restart(lease, position, work.digest)
             try:
-                await reading.read(position)
+                await reading.read(position.cursor, self._keeping(work, position))
             except CursorExpiredError as again:
                 raise RemoteError("They refuse even a read from the beginning.", code="cursor_refused") from again
+
+    async def _read_choice(self, work: _Work, stream: Stream) -> None:
+        """Reads the records that the run was ordered for, and leaves the stream's cursor where it is."""
+        position = await self._store.streams.aside(work.lease, name=stream.name, kind=stream.kind)
+        if not position.is_done:
+            reading = StreamReading(work.adapter, self._plan(work, stream), work.chosen(stream))
+            await reading.read(position.cursor, self._keeping(work, position))
+
+    async def _rehearse(self, work: _Work, streams: list[Stream]) -> None:
+        """Finds out what a sync would do, and keeps that instead of doing it."""
+        rehearsal = Rehearsal(self._store, work.lease)
+        await rehearsal.begin()
+        for stream in streams:
+            chosen = stream.name in choices_of(work.lease.selection)
+            source = work.chosen(stream) if chosen else work.changes(stream)
+            reading = StreamReading(work.adapter, self._plan(work, stream), rehearsal.bounded(source))
+            await rehearsal.read(
+                reading, stream, is_apart=chosen, digest=work.digest, reference_kinds=work.reference_kinds(stream)
+            )
+            if rehearsal.is_over:
+                break
 
     @contextlib.asynccontextmanager
     async def _heartbeat(self, lease: Lease) -> AsyncIterator[None]:
@@ -210,95 +253,26 @@ class Flow:
                 log.warning("heartbeat_missed", run=lease.run_id, code=err.code)
 
 
-class StreamReading:
-    """Reads one stream to its end: fetch → look up what we hold → convert → commit, the commit overlapping the next fetch."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One claimed run with all that is needed to read for it."""
 
-    def __init__(
-        self, store: Store, lease: Lease, adapter: Adapter, connection: Connection, plan: StreamPlan,
-        observer: Observer | None = None,
-    ) -> None:  # fmt: skip
-        self._store = store
-        self._lease = lease
-        self._adapter = adapter
-        self._connection = connection
-        self._plan = plan
-        self._observer = observer
-        self._references: dict[str, int] = {}
+    lease: Lease
+    adapter: Adapter
+    connection: Connection
+    digest: str
 
-    async def read(self, position: StreamPosition) -> None:
-        """Takes every page in, from ``position`` to the one that says the read is complete."""
-        await self._find_reference_streams()
-        pages = self._adapter.sync(
-            self._connection,
-            self._plan.stream.name,
-            position.cursor,
-            run_id=self._lease.run_id,
-            prepare=lambda page: page,
-        )
-        pending: asyncio.Task[None] | None = None
-        reached = position.cursor
-        pending_keys: frozenset[str] = frozenset()
-        try:
-            async with contextlib.aclosing(pages):
-                async for page in pages:
-                    keys = page_keys(page)
-                    if pending is not None and not pending_keys.isdisjoint(keys):
-                        # The page repeats a key of the one being stored: what we hold is known only after that commit.
-                        await pending
-                    intake = await self._prepare(page, keys, position)
-                    if pending is not None:
-                        await pending
-                    commit = PageCommit(
-                        intake=intake,
-                        cursor=page.cursor,
-                        complete=page.complete,
-                        advances=page.complete or page.cursor not in (None, reached),
-                        total=page.total,
-                    )
-                    reached = page.cursor or reached
-                    pending_keys = frozenset(keys)
-                    del page, intake
-                    pending = asyncio.create_task(self._commit(position, commit), name="samband-commit")
-                if pending is not None:
-                    await pending
-        finally:
-            if pending is not None and not pending.done():
-                # Cut off half way it is rolled back and done again later, so it is given a moment.
-                await asyncio.wait([pending], timeout=30)
-            if pending is not None and pending.done() and not pending.cancelled():
-                pending.exception()  # when the read failed first, that error is the one that is told
+    def reference_kinds(self, stream: Stream) -> list[str]:
+        return [self.adapter.manifest.stream(name).kind for name in stream.references.values()]
 
-    async def _prepare(self, page: Page, keys: list[str], position: StreamPosition) -> Intake:
-        known = await self._store.pages.known(self._lease.organization_id, position, keys)
-        if not self._plan.stream.references:
-            return await self._adapter.compute(lambda: take_in(convert_page(page, known, self._plan), page, known, {}))
-        converted = await self._adapter.compute(lambda: convert_page(page, known, self._plan))
-        references = await self._resolve(converted)
-        return await self._adapter.compute(lambda: take_in(converted, page, known, references))
+    def changes(self, stream: Stream) -> Source:
+        """Gives the pages behind a cursor."""
+        return lambda cursor: self.adapter.sync(self.connection, stream.name, cursor, run_id=self.lease.run_id)
 
-    async def _find_reference_streams(self) -> None:
-        if self._plan.stream.references:
-            self._references = await self._store.streams.ids(self._lease.integration_id)
-
-    async def _resolve(self, converted: Converted) -> dict[str, Mapping[str, int]]:
-        found: dict[str, Mapping[str, int]] = {}
-        for name, stream_name in self._plan.stream.references.items():
-            stream_id = self._references.get(stream_name)
-            keys = converted.reference_keys(name)
-            found[name] = await self._store.pages.resolve(stream_id, keys) if stream_id is not None else {}
-        return found
-
-    async def _commit(self, position: StreamPosition, commit: PageCommit) -> None:
-        counts = await self._store.pages.commit(self._lease, position, commit)
-        if self._observer is not None:
-            self._observer.page_committed(plugin=self._lease.plugin, stream=self._plan.stream.name, counts=counts)
-
-
-def _connection_after(err: AuthError) -> str:
-    for state, reasons in CONNECTION_AFTER.items():
-        if err.reason in reasons:
-            return state
-    return "needs_reauthentication"
+    def chosen(self, stream: Stream) -> Source:
+        """Gives the pages with what the run was ordered for, apart from the stream's cursor."""
+        choice = choices_of(self.lease.selection)[stream.name]
+        return lambda mark: chosen_pages(self.adapter, self.connection, stream.name, choice, mark, self.lease.run_id)
 
 
 def _own_fault(err: Exception) -> RetryableError:
@@ -318,7 +292,7 @@ def _worker_died(attempts: int) -> ErrorView:
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Gives the error that ended a task group: a lost lease before anything else."""
+    """Gives the error that ended a task group: a lost lease, or that it was cancelled, before anything else."""
     leaves: list[BaseException] = []
     stack: list[BaseException] = [errors]
     while stack:
@@ -327,4 +301,4 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
             stack.extend(error.exceptions)
         else:
             leaves.append(error)
-    return next((e for e in leaves if isinstance(e, StaleLeaseError)), leaves[-1])
+    return next((e for e in leaves if isinstance(e, StaleLeaseError | RunCancelledError)), leaves[-1])

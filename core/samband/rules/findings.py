@@ -1,0 +1,158 @@
+"""What is wrong with an integration that somebody should know of, from what the store says about it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from samband.rules.freshness import expected_by, freshness
+
+Severity = Literal["critical", "warning"]
+
+DEGRADED_FOR: Final = dt.timedelta(minutes=10)
+"""How long trouble at the other side may last before it is told: it often passes by itself."""
+EXPIRY_WARNING: Final = dt.timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What the store knows about one enabled integration.
+
+    Attributes:
+        connection: Since ``connection_since``.
+        enabled_since: When it was last edited; the beginning of what is expected of it.
+        last_success_at: When a run last ended well.
+        period: The time within which a read is expected; None when nothing is planned.
+        failures_in_row: Of the last two ended runs, how many failed.
+        open_letters: Runs that were given up and nobody has seen to.
+        held_run: The run that waits for a person's decision.
+        stalled_run: The run that is alive and has not moved for too long.
+        credentials_expire_at: When they stop working.
+        webhook: Its figures by name, from the store's inbox; empty without a webhook.
+    """
+
+    organization_id: str
+    integration_id: str
+    plugin: str
+    connection: str
+    connection_since: dt.datetime | None
+    enabled_since: dt.datetime
+    last_success_at: dt.datetime | None
+    period: dt.timedelta | None
+    failures_in_row: int = 0
+    open_letters: int = 0
+    held_run: str | None = None
+    stalled_run: str | None = None
+    credentials_expire_at: dt.datetime | None = None
+    webhook: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A trouble: opened as an alert when it is first found and closed when it is found no more."""
+
+    organization_id: str
+    integration_id: str | None
+    subject: str
+    kind: str
+    severity: Severity
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def findings(condition: Condition, now: dt.datetime) -> list[Finding]:
+    """Gives everything that is wrong, in the order of urgency."""
+    return [
+        Finding(
+            organization_id=condition.organization_id, integration_id=condition.integration_id,
+            subject=f"integration/{condition.integration_id}", kind=kind, severity=severity, message=message,
+            data={"type": condition.plugin, **data},
+        )
+        for kind, severity, message, data in _found(condition, now)
+    ]  # fmt: skip
+
+
+_Found = tuple[str, Severity, str, dict[str, Any]]
+
+
+def _found(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
+    yield from _of_connection(condition, now)
+    yield from _of_credentials(condition, now)
+    yield from _of_runs(condition)
+    yield from _of_freshness(condition, now)
+    yield from _of_webhook(condition)
+
+
+def _of_connection(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
+    if condition.connection == "needs_reauthentication":
+        yield (
+            "needs_reauthentication",
+            "critical",
+            "The other system refuses access; a person has to sign in again.",
+            {},
+        )
+    elif condition.connection == "misconfigured":
+        yield (
+            "misconfigured",
+            "critical",
+            "The connection's settings or rights are wrong; an operator has to mend them.",
+            {},
+        )
+    elif condition.connection == "degraded" and _is_older(condition.connection_since, now - DEGRADED_FOR):
+        yield "degraded", "warning", "The other system has not answered well for a while.", {}
+
+
+def _of_credentials(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
+    end = condition.credentials_expire_at
+    if end is None or end > now + EXPIRY_WARNING:
+        return
+    data = {"expires_at": end.isoformat()}
+    if end <= now:
+        yield "credentials_expired", "critical", f"The credentials stopped working on {end:%Y-%m-%d}.", data
+    else:
+        yield "credentials_expiring", "warning", f"The credentials stop working on {end:%Y-%m-%d}.", data
+
+
+def _of_runs(condition: Condition) -> Iterator[_Found]:
+    if condition.held_run is not None:
+        text = "A run waits for a decision: it would delete or deactivate unusually many records."
+        yield "run_held", "critical", text, {"run": condition.held_run}
+    if condition.failures_in_row >= 2:
+        yield "runs_failing", "warning", "Two runs in a row have failed.", {}
+    if condition.open_letters:
+        yield "dead_letter", "warning", "A run was given up after its attempts.", {"letters": condition.open_letters}
+    if condition.stalled_run is not None:
+        yield (
+            "run_stalled",
+            "warning",
+            "A run is alive and has not moved for a long time.",
+            {"run": condition.stalled_run},
+        )
+
+
+def _of_freshness(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
+    since = condition.last_success_at or condition.enabled_since
+    by = expected_by(since, condition.period)
+    match freshness(now, since, condition.period):
+        case "overdue":
+            yield "overdue", "warning", "A planned read has not succeeded in time.", {"expected_by": _iso(by)}
+        case "stale":
+            yield "stale", "critical", "Nothing has been read for a long time.", {"expected_by": _iso(by)}
+
+
+def _of_webhook(condition: Condition) -> Iterator[_Found]:
+    if condition.webhook.get("is_rejecting"):
+        text = "More than a tenth of the webhook deliveries of the last hour were refused."
+        yield "webhook_rejections", "warning", text, {}
+    if condition.webhook.get("is_silent"):
+        yield "webhook_silence", "warning", "No webhook delivery has come for more than a day.", {}
+
+
+def _is_older(instant: dt.datetime | None, limit: dt.datetime) -> bool:
+    return instant is not None and instant <= limit
+
+
+def _iso(instant: dt.datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()

@@ -1,0 +1,153 @@
+"""From events to deliveries: new events for every subscription that wants them, and old ones once more."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from samband.errors import ConflictError, FieldProblem, InvalidError, NotFoundError
+from samband.store.audit import record
+from samband.store.columns import UtcInstant
+from samband.store.database import Database
+from samband.store.deliveries import plan_by_order
+from samband.store.models import EventDelivery, Organization, Outbox, Subscription
+from samband.store.outbox import of_types
+
+__all__ = ["FanOut"]
+
+_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
+_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
+_subscription: sa.Table = Subscription.__table__  # type: ignore[attr-defined]
+_delivery: sa.Table = EventDelivery.__table__  # type: ignore[attr-defined]
+
+_PENDING_WORD: sa.ColumnElement[str] = sa.literal_column(
+    "'pending'"
+)  # written out, so that the partial indexes are used
+
+
+class FanOut:
+    """Making deliveries, set-based."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def advance(self, now: dt.datetime, *, subscriptions: int = 100, events: int = 1_000) -> bool:
+        """Makes deliveries of new events; True when there is more to do.
+
+        A delivery and the mark that it was made are one transaction, so none is missing and none is there twice.
+        """
+        lagging = (
+            sa.select(
+                _subscription.c.id, _subscription.c.organization_id, _subscription.c.types, _subscription.c.fanned_seq,
+                _organization.c.event_seq,
+            )
+            .join(_organization, _organization.c.id == _subscription.c.organization_id)
+            .where(_subscription.c.state == "enabled", _subscription.c.fanned_seq < _organization.c.event_seq)
+            .order_by(_subscription.c.id)
+            .limit(subscriptions)
+        )  # fmt: skip
+        async with self._db.read() as conn:
+            rows = (await conn.execute(lagging)).all()
+        if not rows:
+            return False
+        is_more = len(rows) == subscriptions
+        async with self._db.write() as conn:
+            for row in rows:
+                upto = min(row.event_seq, row.fanned_seq + events)
+                is_more = is_more or upto < row.event_seq
+                moved = await conn.execute(
+                    sa.update(_subscription)
+                    .where(
+                        _subscription.c.id == row.id, _subscription.c.fanned_seq == row.fanned_seq,
+                        _subscription.c.state == "enabled",
+                    )
+                    .values(fanned_seq=upto)
+                )  # fmt: skip
+                if moved.rowcount == 1:
+                    chosen = sa.and_(
+                        _outbox.c.seq > row.fanned_seq, _outbox.c.seq <= upto, of_types(_outbox.c.type, row.types)
+                    )
+                    await self._insert(conn, row.organization_id, row.id, chosen, now, is_replay=False)
+        return is_more
+
+    async def replay(
+        self, organization_id: str, subscription_id: str, *, after: int | None, event_ids: Sequence[str],
+        now: dt.datetime,
+    ) -> int:  # fmt: skip
+        """Has events sent again: those after a number that the filter lets through, or chosen ones; gives how many.
+
+        Raises:
+            ConflictError: The subscription is switched off.
+            InvalidError: A chosen event is not one of the organisation's, or no longer kept.
+        """
+        mine = _outbox.c.organization_id == organization_id
+        chosen: sa.ColumnElement[bool] = _outbox.c.event_id.in_(event_ids)
+        on_its_way = sa.select(_delivery.c.seq).where(
+            _delivery.c.subscription_id == subscription_id, _delivery.c.state == _PENDING_WORD
+        )
+        async with self._db.write() as conn:
+            query = sa.select(_subscription).where(
+                _subscription.c.id == subscription_id, _subscription.c.organization_id == organization_id
+            )
+            row = (await conn.execute(query.with_for_update())).one_or_none()
+            if row is None:
+                raise NotFoundError("There is no such subscription.", code="subscription_not_found")
+            if row.state != "enabled":
+                raise ConflictError(
+                    "The subscription is disabled.", code="subscription_disabled", hint="Enable it, then replay."
+                )
+            if after is not None:
+                chosen = sa.and_(
+                    _outbox.c.seq > after, _outbox.c.seq <= row.fanned_seq, of_types(_outbox.c.type, row.types)
+                )
+            elif await conn.scalar(sa.select(sa.func.count()).where(mine, chosen)) != len(set(event_ids)):
+                problem = FieldProblem(field="ids", code="unknown_event", message="One of them is not kept here.")
+                raise InvalidError("These events cannot be replayed.", problems=[problem])
+            made = await self._insert(
+                conn,
+                organization_id,
+                subscription_id,
+                sa.and_(chosen, _outbox.c.seq.not_in(on_its_way)),
+                now,
+                is_replay=True,
+            )
+            detail = {"after": after, "chosen": len(event_ids), "events": made}
+            await record(conn, organization_id, "subscription.replayed", f"subscription/{subscription_id}", detail)
+        return made
+
+    async def _insert(
+        self, conn: AsyncConnection, organization_id: str, subscription_id: str, chosen: sa.ColumnElement[bool],
+        now: dt.datetime, *, is_replay: bool,
+    ) -> int:  # fmt: skip
+        await plan_by_order(conn)
+        ahead = _delivery.alias("ahead")
+        # What waits behind a delivery that is to be tried later is due with it, or it would be looked at in vain.
+        due_at = (
+            sa.select(ahead.c.next_at)
+            .where(
+                ahead.c.subscription_id == subscription_id, ahead.c.subject == _outbox.c.subject,
+                ahead.c.seq < _outbox.c.seq, ahead.c.state == _PENDING_WORD,
+            )
+            .order_by(ahead.c.seq)
+            .limit(1)
+            .scalar_subquery()
+        )  # fmt: skip
+        at = sa.literal(now, UtcInstant)
+        columns: dict[str, Any] = {
+            "organization_id": _outbox.c.organization_id, "subscription_id": sa.literal(subscription_id, sa.String),
+            "seq": _outbox.c.seq, "event_id": _outbox.c.event_id, "type": _outbox.c.type,
+            "subject": _outbox.c.subject, "state": _PENDING_WORD, "attempts": sa.literal(0, sa.Integer),
+            "next_at": sa.func.coalesce(due_at, at), "error": sa.literal("", sa.Text),
+            "is_replay": sa.literal(is_replay, sa.Boolean), "created_at": at,
+        }  # fmt: skip
+        source = (
+            sa.select(*(value.label(name) for name, value in columns.items()))
+            .where(_outbox.c.organization_id == organization_id, chosen)
+            .order_by(_outbox.c.seq)
+        )
+        made = await conn.execute(sa.insert(_delivery).from_select(list(columns), source))
+        return int(made.rowcount)
