@@ -197,7 +197,7 @@ def test_run_that_would_delete_too_much_is_held_and_decided_about(shell: Shell, 
     assert "held" == held["state"]
     run = f"{org}/{held['id']}"
     assert any(line.startswith("Held in people: 25 would be deleted") for line in shell.text(f"runs show {run}"))
-    (alert,) = shell.document(f"alerts list {org}")["alerts"]
+    (alert,) = until(lambda: shell.document(f"alerts list {org}")["alerts"])
     assert "run_held" == alert["kind"]
     assert any("run_held" in line for line in shell.text(f"alerts list {org} --type learning"))
     seen = shell.text(f"alerts acknowledge {org} {alert['id']}")
@@ -212,7 +212,7 @@ def test_run_that_would_delete_too_much_is_held_and_decided_about(shell: Shell, 
 
 
 def test_held_run_is_rejected_or_cancelled(shell: Shell, org: str) -> None:
-    synced(shell, org)
+    ended = synced(shell, org)
     lose_most(shell, org)
     first = shell.document(f"sync {org} learning --full --wait", code=1)["id"]
     told = shell.text(f"runs reject {org}/{first} --reason Empty")
@@ -220,7 +220,7 @@ def test_held_run_is_rejected_or_cancelled(shell: Shell, org: str) -> None:
     assert "Reason: Empty" in told
     second = shell.document(f"sync {org} learning --full --wait", code=1)["id"]
     assert "cancelled" == shell.document(f"runs cancel {org}/{second}")["state"]
-    assert "run_ended" == shell.document(f"runs cancel {org}/{first}", code=4)["error"]["code"]
+    assert "run_ended" == shell.document(f"runs cancel {ended}", code=4)["error"]["code"]
 
 
 def test_membership_data_and_enrolments_are_read_from_all_that_bring_them(shell: Shell, org: str) -> None:

@@ -275,7 +275,7 @@ async def _runs(desk: Desk) -> None:
         }  # fmt: skip
         await desk.set_run(run["id"], state="held", brake=brake)
         past = {"approve": "run.approved", "reject": "run.rejected"}[decision]
-        await desk.do(name, f"{BASE}/runs/{run['id']}/{decision}", {"reason": "It is so."}, expect=past)
+        await desk.do(name, f"{BASE}/runs/{run['id']}/{decision}", {"reason": "It is so. " * 50}, expect=past)
         await desk.set_run(run["id"], state="cancelled", finished_at=dt.datetime.now(dt.UTC))
     run = await desk.do(
         "order_backfill", f"{OURS}/backfills", {"stream": "people", "keys": ["a"]}, expect="backfill.ordered"

@@ -89,9 +89,7 @@ MEMBERSHIPS = Stream(
 
 def people(keys: range, status: str = "active", **values: Any) -> Page:
     """Gives a page with a person for each number."""
-    return Page(
-        records=[Record(key=f"p{n}", values={"status": status, "first_name": f"P{n}", **values}) for n in keys]
-    )
+    return Page(records=[Record(key=f"p{n}", values={"status": status, "first_name": f"P{n}", **values}) for n in keys])
 
 
 def gone(keys: range) -> Page:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from samband.rules.findings import Condition, Finding, findings
-from samband.store import Store
+from samband.store import Store, Vault
 from samband.store.connections import move_connection
 from samband.store.models import Integration
 
@@ -134,3 +134,56 @@ async def test_observation_says_what_the_rows_say(store: Store) -> None:
     (seen,) = await store.conditions.of_organization("hlf", stalled_before=NOW)
     assert (NOW, 2, run.id, None) == (seen.last_success_at, seen.failures_in_row, seen.held_run, seen.stalled_run)
     assert ["hlf"] == await store.conditions.organizations()
+
+
+async def test_changed_settings_make_a_waiting_run_due_at_once(store: Store) -> None:
+    mine = await integration(store)
+    run = await store.runs.order(
+        integration=mine, plugin_version="1", operation="sync", streams=["s"], full=False, reason="t", requested_by="t"
+    )
+    later = dt.datetime.now(dt.UTC) + DAY
+    async with store.database.write() as conn:
+        at = later.strftime("%Y-%m-%dT%H:%M:%S.000Z") if store.database.is_sqlite else later
+        await conn.execute(sa.text("UPDATE run SET state = 'waiting', available_at = :at"), {"at": at})
+    assert [] == list(await store.runs.due(10))
+    assert [run.id] == await store.runs.nudge(mine.id)
+    assert [run.id] == list(await store.runs.due(10))
+
+
+async def test_scheduler_that_does_not_tick_makes_the_host_unready(store: Store) -> None:
+    from types import SimpleNamespace
+
+    from samband.service import Service
+
+    class StillBell:
+        async def ping(self) -> float | None:
+            return 0.0
+
+    service = Service(store=store, registry=SimpleNamespace(), bell=StillBell())  # type: ignore[arg-type]
+    assert "has not ticked yet" in (await service.health.readiness())["scheduler"]
+    await store.signs.beat("scheduler", "host/1")
+    assert "ok" == (await service.health.readiness())["scheduler"]
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2)
+    async with store.database.write() as conn:
+        at = past.strftime("%Y-%m-%dT%H:%M:%S.000Z") if store.database.is_sqlite else past
+        await conn.execute(sa.text("UPDATE sign_of_life SET at = :at"), {"at": at})
+    assert "has not ticked for 1" in (await service.health.readiness())["scheduler"]
+
+
+async def test_database_without_the_schema_says_so_and_nothing_else_is_guessed(database_url: str, vault: Vault) -> None:
+    from types import SimpleNamespace
+
+    from samband.service import Service
+
+    class NoBell:
+        async def ping(self) -> float | None:
+            return None
+
+    empty = Store.open(database_url, vault=vault)
+    try:
+        service = Service(store=empty, registry=SimpleNamespace(), bell=NoBell())  # type: ignore[arg-type]
+        parts = await service.health.readiness()
+    finally:
+        await empty.close()
+    assert "samband migrate" in parts["migrations"]
+    assert parts["queue"].startswith("degraded")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,6 +14,8 @@ from aiohttp import web
 
 from samband import errors
 from samband.cli.client import HostClient
+from samband.client import Client
+from samband.views import RunView
 
 KEY = "smb_0123_secret"
 PROBLEM = {"title": "…", "detail": "It went wrong.", "instance": "i1"}
@@ -21,6 +27,8 @@ async def host(loopback: Callable[[web.Application], str]) -> AsyncIterator[Host
     app.router.add_route("*", "/answer/{status}", answer)
     app.router.add_get("/page", page)
     app.router.add_get("/text", text)
+    app.router.add_post("/webhooks/learning/the-key", delivery)
+    app.router.add_get("/v1/organizations/hlf/integrations/learning/status", answer_of_another_version)
     async with HostClient(loopback(app), KEY) as client:
         yield client
 
@@ -38,6 +46,15 @@ async def page(request: web.Request) -> web.Response:
     return web.json_response({"items": list(range(first, last)), "next": str(last) if last < 1_200 else None})
 
 
+async def delivery(request: web.Request) -> web.Response:
+    told = {"key": "Authorization" in request.headers, "query": request.query.get("code"), "body": await request.text()}
+    return web.json_response({"outcome": f"{told} {request.headers['X-Signature']}"})
+
+
+async def answer_of_another_version(request: web.Request) -> web.Response:
+    return web.json_response({"organization": "hlf", "state": "dreaming of Kari"})
+
+
 async def text(request: web.Request) -> web.Response:
     return web.Response(text="<html>not a host</html>")
 
@@ -49,6 +66,7 @@ async def text(request: web.Request) -> web.Response:
         (401, errors.AccessError),
         (403, errors.AccessError),
         (404, errors.NotFoundError),
+        (410, errors.NotFoundError),
         (409, errors.ConflictError),
         (412, errors.ConflictError),
         (422, errors.InvalidError),
@@ -91,3 +109,49 @@ async def test_listing_is_read_over_as_many_parts_as_it_takes(host: HostClient) 
 
 async def test_listing_stops_at_the_limit(host: HostClient) -> None:
     assert await host.items("/page", limit=7) == list(range(7))
+
+
+async def test_part_of_a_listing_says_where_it_goes_on(host: HostClient) -> None:
+    first = await host.part("/page", limit=700)
+    assert (first["items"], first["next"]) == (list(range(700)), "700")
+    rest = await host.part("/page", limit=None, after=first["next"])
+    assert (rest["items"], rest["next"]) == (list(range(700, 1_200)), None)
+
+
+async def test_delivery_is_handed_over_byte_for_byte_and_without_our_key(host: HostClient) -> None:
+    outcome = await Client.over(host).process_webhook_event(
+        "learning/the-key", b"raw", headers={"X-Signature": "s"}, query={"code": "c"}
+    )
+    assert outcome == "{'key': False, 'query': 'c', 'body': 'raw'} s"
+
+
+async def test_answer_that_is_not_understood_names_its_fields_and_repeats_nothing(host: HostClient) -> None:
+    with pytest.raises(errors.NotReadyError) as caught:
+        await Client.over(host).get_integration_status("hlf", "learning")
+    assert caught.value.code == "answer_not_understood"
+    assert "state" in caught.value.message
+    assert "Kari" not in caught.value.message
+
+
+RUN = {
+    "id": "r1", "organization": "hlf", "integration": "i1", "type": "learning", "operation": "sync", "streams": [],
+    "reason": "api", "full": False, "state": "running", "counts": {}, "pages": 0, "cursor_present": False, "attempt": 1,
+    "plugin_version": "1", "requested_by": "", "created_at": "2026-01-01T00:00:00Z",
+    "available_at": "2026-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+def test_waiting_can_be_stopped_and_the_run_goes_on(loopback: Callable[[web.Application], str]) -> None:
+    async def ordered(request: web.Request) -> web.Response:
+        return web.json_response(RunView.model_validate(RUN).model_dump(mode="json"))
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", ordered)
+    environment = {**os.environ, "SAMBAND_URL": loopback(app), "SAMBAND_API_KEY": KEY}
+    command = [sys.executable, "-m", "samband", "sync", "hlf", "learning", "--wait"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("running: 0 records")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.stderr.read().startswith("Stopped. What was ordered from a host goes on")
+    assert waiting.returncode == 130

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from samband import errors
-from samband.cli.output import ExitCode, counts_text, exit_code_of, fail, show, table
+from samband.cli.output import ExitCode, counts_text, exit_code_of, facts, fail, show, table
 from samband.views import OrganizationView
 
 
@@ -76,3 +76,16 @@ def test_table_without_rows_is_its_headings() -> None:
 def test_counts_that_are_zero_are_left_unsaid() -> None:
     assert counts_text({"created": 2, "updated": 0, "failed": 1}) == "2 created, 1 failed"
     assert counts_text({"created": 0}) == "nothing"
+
+
+def test_text_of_others_cannot_move_the_cursor_or_break_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show({}, ["Name: \x1b[2Jgone\nState: enabled\x9b"], as_json=False)
+    fail(errors.RemoteError("It\x1b[31m failed.", remote_message="a\r\nb"), as_json=False)
+    written = capsys.readouterr()
+    assert written.out == "Name:  [2Jgone State: enabled \n"
+    assert written.err.splitlines()[:2] == ["Error: It [31m failed.", "They said: a  b"]
+
+
+def test_facts_that_are_not_known_are_left_unsaid() -> None:
+    told = facts(("A", None), ("B", ""), ("C", []), ("D", 0), ("E", False), ("F", ["x", "y"]), ("G", True))
+    assert list(told) == ["D: 0", "E: no", "F: x, y", "G: yes"]

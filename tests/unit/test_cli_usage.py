@@ -13,12 +13,29 @@ import typer
 
 from samband.cli import app, run
 
+GROUPS = {
+    "org": "create list show",
+    "integration": "create list show update set-credentials enable disable",
+    "schedule": "set show list delete pause resume preview occurrences",
+    "webhook": "set show secret test deliver deliveries replay delete",
+    "token": "refresh",
+    "memberships": "sync",
+    "courses": "sync",
+    "runs": "list show latest outcomes failures differences cancel retry retry-failed approve reject",
+    "dead-letters": "list show acknowledge",
+    "alerts": "list acknowledge",
+    "records": "list show changes",
+    "reimbursement": "put show list",
+    "export": "order items",
+    "events": "list show types schema",
+    "subscription": "create list show update secret test enable disable replay deliveries delete",
+    "key": "create list revoke",
+    "keys": "generate rotate verify",
+    "audit": "list verify",
+}
 EVERY_COMMAND = [
-    ["up"], ["serve"], ["worker"], ["migrate"], ["demo"], ["plugins"], ["check"], ["sync"], ["org", "create"],
-    ["org", "list"], ["integration", "create"], ["integration", "list"], ["integration", "show"],
-    ["integration", "set-credentials"], ["integration", "enable"], ["integration", "disable"], ["runs", "list"],
-    ["runs", "show"], ["key", "create"],
-    ["keys", "generate"], ["keys", "rotate"], ["keys", "verify"],
+    ["up"], ["serve"], ["worker"], ["migrate"], ["demo"], ["plugins"], ["check"], ["overview"], ["status"], ["sync"],
+    ["dry-run"], ["backfill"], ["consent"], *([group, name] for group, names in GROUPS.items() for name in names.split()),
 ]  # fmt: skip
 
 

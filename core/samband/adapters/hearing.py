@@ -109,6 +109,8 @@ async def _hear_safely(ear: Ear, hearing: Hearing) -> Heard | SambandError:
 
 async def _hear(ear: Ear, hearing: Hearing) -> Heard:
     context = _context(ear, hearing)
+    for secret in (*hearing.secrets, *hearing.older):
+        ear.redactor.add(secret)  # before the plugin, which is given them, can write a line
     try:
         return await _asked(ear, context, hearing.request, hearing.secrets)
     except SignatureError as refusal:

@@ -46,7 +46,7 @@ _EPILOG = (
     "Exit codes: 0 ok; 1 the work failed; 2 usage or configuration; 3 not found; 4 conflict, for instance already "
     "running; 5 not reachable or not ready; 6 access refused; 70 a fault in samband itself."
 )
-# What a shell gives for a command that SIGINT ended.
+# What typer, like a shell, gives for a command that SIGINT ended.
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -125,12 +125,11 @@ def run(arguments: list[str]) -> int:
         return _tell_usage(error, as_json=as_json)
     except BrokenPipeError:
         return _reader_is_gone()
-    except typer.Abort:
-        note("Stopped waiting. What was ordered goes on; 'samband runs list' shows it.")
-        return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last wall: told with its place, without words that may hold data
         structlog.get_logger("samband.cli").error("command_failed", exc_info=error)
         return fail(_fault(error), as_json=as_json)
+    if code == _INTERRUPTED:
+        note("Stopped. What was ordered from a host goes on; 'samband runs list' shows it.")
     return int(code or ExitCode.OK)
 
 

@@ -299,6 +299,8 @@ class Host:
             drain_s=_DRAIN_S,
         )
         self._run(self._worker.run(), "worker")
+        # Its first round is a moment away; from then on a scheduler that no longer ticks makes the host unready.
+        await store.signs.beat("scheduler", owner)
         for duty in self._duties(store, registry, bell):
             self._run(keep_up(duty), duty.name)
 

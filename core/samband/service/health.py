@@ -94,26 +94,43 @@ class Health:
         """Gives, per part, ``ok`` or a sentence that says what is wrong."""
         parts = {"database": "ok", "migrations": "ok", "keys": "ok", "scheduler": "ok", "queue": "ok"}
         try:
-            if not await self._parts.store.is_migrated():
+            if await self._parts.store.is_migrated():
+                parts |= await self._stored_parts()
+            else:
                 parts["migrations"] = "The database schema is not up to date; run: samband migrate"
-            elif missing := await self._parts.store.rotation.missing_keys():
-                parts["keys"] = f"Secrets are sealed with keys that are not here: {', '.join(missing)}"
-            if not await self._parts.store.database.is_behind_walls():
-                # The service keeps organisations apart by itself; what is missing is the second wall.
-                parts["isolation"] = (
-                    "degraded: the database user is a superuser or has BYPASSRLS, so that the database itself does not"
-                    " keep organisations apart; use a plain user that owns its database"
-                )
         except SambandError as err:
-            parts["database"] = parts["migrations"] = parts["keys"] = err.message
+            parts["database"] = parts["migrations"] = parts["keys"] = parts["scheduler"] = err.message
         if await self._parts.bell.ping() is None:
             # Work goes on without it, only later: so it is told, and does not make the host unready.
             parts["queue"] = "degraded: the queue does not answer; due runs are found by sweeping"
         return parts
 
+    async def _stored_parts(self) -> dict[str, str]:
+        """Gives what only a database with the present schema can tell."""
+        store = self._parts.store
+        parts = {"scheduler": _scheduler_part(await store.signs.age("scheduler"))}
+        if missing := await store.rotation.missing_keys():
+            parts["keys"] = f"Secrets are sealed with keys that are not here: {', '.join(missing)}"
+        if not await store.database.is_behind_walls():
+            # The service keeps organisations apart by itself; what is missing is the second wall.
+            parts["isolation"] = (
+                "degraded: the database user is a superuser or has BYPASSRLS, so that the database itself does not"
+                " keep organisations apart; use a plain user that owns its database"
+            )
+        return parts
+
     async def metrics_snapshot(self) -> dict[str, Any]:
         """Gives the figures behind the gauges."""
         return {"runs": await self._parts.store.feeds.run_states(), "queue_depth": await self._parts.bell.depth()}
+
+
+def _scheduler_part(silent_s: float | None) -> str:
+    """Says how the scheduler is: no run fails when it is dead, they just never start."""
+    if silent_s is None:
+        return "The scheduler has not ticked yet; start a worker: samband worker"
+    if silent_s > _SCHEDULER_SILENT_S:
+        return f"The scheduler has not ticked for {silent_s:.0f} seconds; see whether a worker is running."
+    return "ok"
 
 
 def _freshness(

@@ -108,6 +108,8 @@ class Integrations:
             forget_credentials=leads_elsewhere,
             **values,
         )
+        if is_new:
+            await self._nudge(changed)
         return await self._view(changed)
 
     async def set_credentials(
@@ -148,8 +150,14 @@ class Integrations:
                 if if_revision is not None or is_last:
                     raise
             else:
+                await self._nudge(changed)
                 return await self._view(changed)
         raise AssertionError("the last try returns or raises")
+
+    async def _nudge(self, integration: Integration) -> None:
+        """Has runs that wait looked at again at once: what they wait for may be what was changed."""
+        for run_id in await self._parts.store.runs.nudge(integration.id):
+            await self._parts.bell.ring(run_id)
 
     async def _passed_by(self, adapter: Adapter, integration: Integration, credentials: Mapping[str, Any]) -> CheckView:
         """Gives the test that new credentials passed; the tokens of the present ones are neither used nor touched."""

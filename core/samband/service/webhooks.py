@@ -82,15 +82,12 @@ class Webhooks:
         integration = await self._parts.integration(org, type)
         proof = self._proof(type)
         _check_secret(proof, secret)
-        made = None
-        if secret is None and proof != "none":
-            present = await self._parts.store.webhooks.of(integration.id)
-            if present is None or not present.secrets:
-                secret = made = make_secret(proof)
+        first = None if proof == "none" else make_secret(proof)
         address = await self._parts.store.webhooks.put(
-            integration, secret=secret, new_address=new_address, if_revision=if_revision
+            integration, secret=secret, first_secret=first, new_address=new_address, if_revision=if_revision
         )
-        return await self._view(address, made=made)
+        is_first = bool(address.secrets) and address.secrets[0].value.get_secret_value() == first
+        return await self._view(address, made=first if is_first else None)
 
     async def replace_secret(
         self, org: str, type: str, *, secret: str | None = None, overlap_s: int = 0

@@ -74,7 +74,9 @@ class ApiKeys:
         statement = sa.select(_key).where(self._inside(within), _in_state(state))
         async with self._db.read() as conn:
             if after is not None:
-                made = await conn.scalar(sa.select(_key.c.created_at).where(_key.c.id == after))
+                made = await conn.scalar(sa.select(_key.c.created_at).where(_key.c.id == after, self._inside(within)))
+                if made is None:  # no such key, or none that the caller may know of: there is nothing behind it
+                    return []
                 later = sa.and_(_key.c.created_at == made, _key.c.id > after)
                 statement = statement.where(sa.or_(_key.c.created_at > made, later))
             rows = await conn.execute(statement.order_by(_key.c.created_at, _key.c.id).limit(limit))

@@ -49,7 +49,8 @@ def iso_ms(value: dt.datetime) -> str:
     return value.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
 
 
-Json = sa.JSON().with_variant(JSONB(), "postgresql")
+# None is NULL and not the JSON word null, so that "IS NULL" finds it.
+Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class Table(SQLModel):

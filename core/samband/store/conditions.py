@@ -75,7 +75,7 @@ class Conditions:
         """Gives every integration of an organisation, its last success and its active schedules."""
         good = sa.and_(
             _run.c.integration_id == _integration.c.id, _run.c.operation == "sync",
-            _run.c.state.in_(("succeeded", "partial")),
+            _run.c.state.in_(("succeeded", "partial")), _run.c.selection.is_(None),
         )  # fmt: skip
         last = sa.select(_run.c.finished_at).where(good).order_by(_run.c.id.desc()).limit(1)
         query = sa.select(_integration, last.correlate(_integration).scalar_subquery().label("last_success_at"))
@@ -123,7 +123,8 @@ def _observation(stalled_before: dt.datetime) -> sa.Select[Any]:
         _run.c.state.in_(("succeeded", "partial", "failed")),
     )  # fmt: skip
     live = sa.and_(_run.c.integration_id == _integration.c.id, sa.text(LIVE))
-    good = sa.and_(ended, _run.c.state != "failed")
+    # A backfill reads what it was asked for; only a sync says that the stream itself is read.
+    good = sa.and_(ended, _run.c.state != "failed", _run.c.selection.is_(None))
     last_two = (
         sa.select(_run.c.state).where(ended).order_by(_run.c.id.desc()).limit(2).correlate(_integration).subquery()
     )

@@ -72,12 +72,14 @@ class Feeds:
             return [Run(**row._mapping) for row in rows]
 
     async def last_runs(self, integration_id: str) -> tuple[Run | None, Run | None]:
-        """Gives the newest run and the newest one that read everything. A dry run is neither."""
+        """Gives the newest run and the newest one that went well; a dry run is neither, and a backfill not the latter."""
         mine = sa.select(_run).where(_run.c.integration_id == integration_id, _run.c.operation != "dry_run")
         mine = mine.order_by(_run.c.id.desc()).limit(1)
         async with self._db.read() as conn:
             last = (await conn.execute(mine)).one_or_none()
-            good = (await conn.execute(mine.where(_run.c.state.in_(("succeeded", "partial"))))).one_or_none()
+            good = (
+                await conn.execute(mine.where(_run.c.state.in_(("succeeded", "partial")), _run.c.selection.is_(None)))
+            ).one_or_none()
         return (None if last is None else Run(**last._mapping)), (None if good is None else Run(**good._mapping))
 
     async def cursors_present(self, integration_id: str) -> dict[str, bool]:

@@ -24,13 +24,13 @@ from samband.store.fanout import FanOut
 from samband.store.feeds import Feeds
 from samband.store.firings import Firings
 from samband.store.inbox import Inboxes
+from samband.store.ledger import Ledger
 from samband.store.letters import Letters
 from samband.store.lookout import Lookout
 from samband.store.outbox import Events
-from samband.store.ledger import Ledger
 from samband.store.page_writer import PageWriter
-from samband.store.rotation import Rotation
 from samband.store.reimbursements import Reimbursements
+from samband.store.rotation import Rotation
 from samband.store.runs import Runs
 from samband.store.schedules import Schedules
 from samband.store.signs import Signs

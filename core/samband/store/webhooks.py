@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from pydantic import SecretStr
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import ConflictError
@@ -120,31 +121,35 @@ class Webhooks:
         return None if row is None or not row.is_enabled else self._opened(row)
 
     async def put(
-        self, integration: Integration, *, secret: str | None, new_address: bool, if_revision: int | None
-    ) -> Address:
+        self, integration: Integration, *, secret: str | None, first_secret: str | None = None, new_address: bool,
+        if_revision: int | None,
+    ) -> Address:  # fmt: skip
         """Makes the address, or changes it; a secret that is given replaces the one before at once.
 
+        Args:
+            first_secret: Taken where there is none and none is given.
+
         Raises:
-            ConflictError: Somebody else has changed it since ``if_revision``.
+            ConflictError: Somebody else has changed it since ``if_revision``, or has just made the first one.
         """
-        now = dt.datetime.now(dt.UTC)
-        async with self._db.write() as conn:
-            row = await self._row(conn, integration.id)
-            if row is None or not row.is_enabled:
-                _demand_revision(0, if_revision)
-                address = _fresh(integration, row, self._opened(row) if row is not None else None, secret, now)
-                deed = "webhook.created"
-            else:
-                _demand_revision(row.revision, if_revision)
-                address = replace(self._opened(row), revision=row.revision + 1, updated_at=now)
-                if new_address:
+        try:
+            async with self._db.write() as conn:
+                row, now = await self._row(conn, integration.id), dt.datetime.now(dt.UTC)
+                _demand_revision(row.revision if row is not None and row.is_enabled else 0, if_revision)
+                address = _fresh(integration, now) if row is None else self._opened(row)
+                is_made = row is None or not row.is_enabled
+                if is_made or new_address:
                     address = replace(address, key=_new_key())
-                if secret is not None:
-                    address = _with_secret(address, secret, now, dt.timedelta(0))
-                deed = "webhook.changed"
-            await self._save(conn, address)
-            detail = {"secret_replaced": secret is not None, "new_address": new_address or deed == "webhook.created"}
-            await audit.record(conn, integration.organization_id, deed, f"integration/{integration.id}", detail)
+                given = secret or (None if address.secrets else first_secret)
+                if given is not None:
+                    address = _with_secret(address, given, now, dt.timedelta(0))
+                address = replace(address, revision=address.revision + 1, updated_at=now)
+                await self._save(conn, address, is_new=row is None)
+                deed = "webhook.created" if is_made else "webhook.changed"
+                detail = {"secret_replaced": given is not None, "new_address": is_made or new_address}
+                await audit.record(conn, integration.organization_id, deed, f"integration/{integration.id}", detail)
+        except IntegrityError:
+            raise _changed_meanwhile() from None
         return address
 
     async def replace_secret(self, integration: Integration, secret: str, *, overlap_s: int) -> Address | None:
@@ -187,20 +192,25 @@ class Webhooks:
             statement = statement.with_for_update()
         return (await conn.execute(statement)).one_or_none()
 
-    async def _save(self, conn: AsyncConnection, address: Address, *, is_enabled: bool = True) -> None:
+    async def _save(
+        self, conn: AsyncConnection, address: Address, *, is_enabled: bool = True, is_new: bool = False
+    ) -> None:
+        sealed = self._vault.seal(_packed(address), owner=_owner(address.organization_id, address.integration_id))
         values = {
-            "organization_id": address.organization_id, "plugin": address.plugin, "key_hash": key_hash(address.key),
-            "sealed": self._vault.seal(_packed(address), owner=_owner(address.organization_id, address.integration_id)),
-            "hint": address.hint, "is_enabled": is_enabled, "revision": address.revision,
-            "updated_at": address.updated_at,
+            "key_hash": key_hash(address.key), "sealed": sealed, "hint": address.hint, "is_enabled": is_enabled,
+            "revision": address.revision, "updated_at": address.updated_at,
         }  # fmt: skip
-        mine = _webhook.c.integration_id == address.integration_id
-        if (await conn.execute(sa.update(_webhook).where(mine).values(**values))).rowcount == 0:
-            await conn.execute(
-                sa.insert(_webhook).values(
-                    integration_id=address.integration_id, created_at=address.created_at, **values
-                )
+        if not is_new:
+            mine = _webhook.c.integration_id == address.integration_id
+            await conn.execute(sa.update(_webhook).where(mine).values(**values))
+            return
+        # Not an upsert: of two that make the first one at once, the later must not put its own in place of the other's.
+        await conn.execute(
+            sa.insert(_webhook).values(
+                integration_id=address.integration_id, organization_id=address.organization_id, plugin=address.plugin,
+                created_at=address.created_at, **values,
             )
+        )  # fmt: skip
 
     def _opened(self, row: sa.Row[Any]) -> Address:
         owner = _owner(row.organization_id, row.integration_id)
@@ -216,15 +226,10 @@ class Webhooks:
         )  # fmt: skip
 
 
-def _fresh(
-    integration: Integration, row: sa.Row[Any] | None, before: Address | None, secret: str | None, now: dt.datetime
-) -> Address:
+def _fresh(integration: Integration, now: dt.datetime) -> Address:
     return Address(
         integration_id=integration.id, organization_id=integration.organization_id, plugin=integration.plugin,
-        revision=1 if row is None else row.revision + 1, key=_new_key(),
-        dedupe_key=secrets.token_bytes(32) if before is None else before.dedupe_key,
-        secrets=() if secret is None else (KeptSecret(value=SecretStr(secret)),), hint=(secret or "")[-4:],
-        created_at=now, updated_at=now, received_at=None if before is None else before.received_at,
+        revision=0, key=_new_key(), dedupe_key=secrets.token_bytes(32), secrets=(), created_at=now, updated_at=now,
     )  # fmt: skip
 
 
@@ -263,8 +268,12 @@ def _new_key() -> str:
 
 def _demand_revision(revision: int, if_revision: int | None) -> None:
     if if_revision is not None and if_revision != revision:
-        raise ConflictError(
-            "The webhook was changed by somebody else meanwhile.",
-            code="revision_mismatch",
-            hint="Fetch it again, and repeat your change on what you find.",
-        )
+        raise _changed_meanwhile()
+
+
+def _changed_meanwhile() -> ConflictError:
+    return ConflictError(
+        "The webhook was changed by somebody else meanwhile.",
+        code="revision_mismatch",
+        hint="Fetch it again, and repeat your change on what you find.",
+    )

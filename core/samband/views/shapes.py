@@ -19,7 +19,6 @@ __all__ = [
     "FeedPage",
     "IntegrationState",
     "IntegrationView",
-    "KeyView",
     "OrganizationView",
     "OutcomeView",
     "PluginView",
@@ -321,15 +320,6 @@ class PluginView(View):
     settings_schema: dict[str, Any] = {}
     credentials_schema: dict[str, Any] = {}
     has_simulator: bool = False
-
-
-class KeyView(View):
-    """An API key without its secret."""
-
-    id: str
-    name: str
-    created_at: dt.datetime
-    last_four: str
 
 
 IntegrationView.model_rebuild()

@@ -92,6 +92,8 @@ class Told:
                 await ctx.http.request("GET", "https://example.org/")
             case "meanwhile":
                 await asyncio.to_thread(self.meanwhile)
+            case "log":
+                ctx.log.warning("told", note=f"signed with {request.secrets[0].get_secret_value()}")
             case "raise":
                 raise KeyError("a member's name")
         ids = said.get("id")

@@ -296,6 +296,13 @@ async def test_what_the_plugin_breaks_is_to_be_sent_again(client: Client, door: 
     assert [] == await door.rows()
 
 
+async def test_secret_that_a_plugin_writes_down_is_masked(client: Client, door: Door) -> None:
+    await door.connect("keyed", secret=PLAIN_SECRET)
+    with capture_logs() as lines:
+        assert 202 == (await deliver(client, door.paths["keyed"], b'{"do": "log"}', **{"x-api-key": PLAIN_SECRET}))[0]
+    assert ["signed with ***"] == [line["note"] for line in lines if line["event"] == "told"]
+
+
 async def test_delivery_that_a_plugin_hangs_on_holds_nobody_else_up(client: Client, door: Door) -> None:
     await door.connect("unproved")
     await door.connect("keyed", secret=PLAIN_SECRET)

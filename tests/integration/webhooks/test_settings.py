@@ -208,6 +208,15 @@ async def test_edits_can_be_bound_to_what_was_read(client: Client, door: Door) -
         assert "revision_mismatch" == (await ask(client, method, "standard/webhook", 412, headers=old))["code"]
 
 
+async def test_two_who_make_the_address_at_once_make_one(client: Client, door: Door) -> None:
+    await add(door, "standard")
+    answers = await asyncio.gather(*(client.put(f"{BASE}/standard/webhook") for _ in range(8)))
+    assert {200, 412} >= {answer.status for answer in answers}
+    assert 1 <= sum(answer.status == 200 for answer in answers)
+    made = [await answer.json() for answer in answers if answer.status == 200]
+    assert 1 == len({told["address"] for told in made})
+
+
 @pytest.mark.parametrize("type", ["standard", "signed", "keyed", "queried"])
 async def test_sample_goes_through_the_verification_and_is_not_stored(client: Client, door: Door, type: str) -> None:
     await add(door, type)
