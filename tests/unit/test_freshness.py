@@ -15,7 +15,7 @@ DAY = dt.timedelta(days=1)
 
 
 def plan(cron: str | None = None, interval_s: int | None = None, zone: str = "Europe/Oslo") -> SimpleNamespace:
-    return SimpleNamespace(cron=cron, interval_s=interval_s, zone=zone)
+    return SimpleNamespace(cron=cron, interval_s=interval_s, zone=zone, anchor_at=NOW)
 
 
 @pytest.mark.parametrize(

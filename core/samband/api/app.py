@@ -94,9 +94,7 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
     # The template and not the address: what a client puts into an address can be anything.
     # Deliveries that were taken in come by the thousand, and each has its row in the inbox.
     write = _log.debug if route.startswith("/webhooks/") and response.status < 300 else _log.info
-    write(
-        "request", method=request.method, route=route, status=response.status, duration_ms=round(took_s * 1000, 1)
-    )
+    write("request", method=request.method, route=route, status=response.status, duration_ms=round(took_s * 1000, 1))
     return response
 
 

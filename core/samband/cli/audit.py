@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from samband.acting import EVERYWHERE
 from samband.cli.client import HostClient, ask_host
 from samband.cli.hosting import host_settings, run_loop
 from samband.cli.keys import ByUrl
 from samband.cli.options import DataDir, Json, data_dir_or_default
 from samband.cli.output import ExitCode, show
 from samband.errors import InvalidError, NotFoundError
-from samband.store.audit import HOST
 
 app = typer.Typer(
     help="The audit trail: verify, list. Works on the database itself, so no key is needed; with --url, over the API."
@@ -48,7 +48,7 @@ def verify(
     """
     if organization is not None and host:
         raise InvalidError("Name an organisation or --host, not both.", code="usage")
-    one = HOST if host else organization
+    one = EVERYWHERE if host else organization
     if expect is not None and one is None:
         raise InvalidError("--expect is the hash of one chain: name it with --organization or --host.", code="usage")
     if url is not None:
@@ -70,7 +70,7 @@ def list_entries(
     json: Json = False,
 ) -> None:
     """Lists who did what in an organisation, oldest first; to the host itself when none is named."""
-    chain = organization or HOST
+    chain = organization or EVERYWHERE
     if url is not None:
 
         async def ask(client: HostClient) -> list[Any]:
@@ -109,15 +109,15 @@ async def _list(data_dir: Path | None, chain: str, after: int, limit: int) -> li
 
 
 def _demand(chain: str, chains: list[str]) -> None:
-    if chain != HOST and chain not in chains:
+    if chain != EVERYWHERE and chain not in chains:
         raise NotFoundError("There is no such organisation, or nothing was ever done in it.", code="chain_not_found")
 
 
 async def _ask_all(client: HostClient, one: str | None, expect: str | None) -> list[Any]:
     chains = [one]
     if one is None:
-        chains = [HOST, *(found["id"] for found in (await client.get("/v1/organizations"))["items"])]
-    return [await client.get(f"{_address(chain or HOST)}/verification", expect=expect) for chain in chains]
+        chains = [EVERYWHERE, *(found["id"] for found in (await client.get("/v1/organizations"))["items"])]
+    return [await client.get(f"{_address(chain or EVERYWHERE)}/verification", expect=expect) for chain in chains]
 
 
 async def _ask_entries(client: HostClient, address: str, after: int, limit: int) -> list[Any]:
@@ -132,11 +132,11 @@ async def _ask_entries(client: HostClient, address: str, after: int, limit: int)
 
 
 def _address(chain: str) -> str:
-    return "/v1/audit" if chain == HOST else f"/v1/organizations/{chain}/audit"
+    return "/v1/audit" if chain == EVERYWHERE else f"/v1/organizations/{chain}/audit"
 
 
 def _sentence(verdict: Mapping[str, Any]) -> str:
-    whose = "the host" if verdict["organization"] == HOST else verdict["organization"]
+    whose = "the host" if verdict["organization"] == EVERYWHERE else verdict["organization"]
     newest = f"Newest hash: {verdict['newest_hash'] or 'none'}"
     if verdict["ok"]:
         return f"{whose}: whole, {verdict['entries']} entries. {newest}"

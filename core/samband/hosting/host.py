@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import errno
 import os
 import secrets
@@ -23,7 +22,7 @@ from samband.errors import ConfigurationError, NotReadyError
 from samband.hosting.addressfile import write_address, write_private
 from samband.hosting.datadir import DataDirLock
 from samband.hosting.directly import opened_database
-from samband.hosting.duties import Duty, keep_up
+from samband.hosting.duties import keep_up
 from samband.hosting.embedded import EmbeddedServer
 from samband.hosting.interpreter import tune_interpreter
 from samband.hosting.masterkeys import open_vault
@@ -266,6 +265,7 @@ class Host:
 
     async def _start_worker(self, store: Store, registry: Registry, bell: Doorbell, redis_url: str) -> None:
         from samband.flow import Flow, FlowSettings
+        from samband.http import Outbound
         from samband.worker import RunWorker
 
         settings = self.settings
@@ -301,68 +301,12 @@ class Host:
         self._run(self._worker.run(), "worker")
         # Its first round is a moment away; from then on a scheduler that no longer ticks makes the host unready.
         await store.signs.beat("scheduler", owner)
-        for duty in self._duties(store, registry, bell):
-            self._run(keep_up(duty), duty.name)
+        from samband.hosting.rounds import duties
 
-    def _duties(self, store: Store, registry: Registry, bell: Doorbell) -> list[Duty]:
-        """Gives what this process does by itself besides executing runs."""
-        from samband.caretaker import Caretaker
-        from samband.scheduler import Scheduler
-
-        scheduler = Scheduler(
-            store=store, registry=registry, bell=bell, owner=f"{socket.gethostname()}/{os.getpid()}"
-        )
-        caretaker = Caretaker(
-            store=store, registry=registry, probe_every_s=self.settings.probe_every_s, webhooks=store.inbox.judged
-        )
-        return [
-            Duty(name="probes", work=caretaker.probe_round),
-            Duty(name="alerts", work=caretaker.alert_round),
-            Duty(name="schedules", work=scheduler.round),
-            Duty(name="overdue schedules", work=scheduler.watch),
-            Duty(name="kept answers", work=store.sweep_answers),
-            *self._delivery_duties(store, registry, bell),
-            *self._event_duties(store, registry),
-            Duty(name="dry runs", work=store.sweep_differences),
-        ]
-
-    def _delivery_duties(self, store: Store, registry: Registry, bell: Doorbell) -> list[Duty]:
-        """Gives what turns deliveries into runs, and empties old ones."""
-        from samband.receiving import HandingOver
-
-        handing_over = HandingOver(
-            store=store, registry=registry, bell=bell, keep_days=self.settings.webhook_keep_days
-        )
-        return [
-            Duty(name="deliveries", work=handing_over.round),
-            Duty(name="old deliveries", work=handing_over.sweep),
-        ]
-
-    def _event_duties(self, store: Store, registry: Registry) -> list[Duty]:
-        """Gives what brings events out: to subscribers, to plugins, and out of the way when they are old."""
-        from samband.events import Dispatcher, Teller, sweep_events
-        from samband.http import Outbound
-        from samband.http.posting import Poster
-
-        settings = self.settings
         outbound = Outbound(policy=self._egress(), redactor=self._redactor)
         self._parts.push_async_callback(outbound.close)
-        dispatcher = Dispatcher(
-            store=store, poster=Poster(outbound), public_url=settings.public_url, redactor=self._redactor
-        )
-
-        async def sweep() -> float:
-            return await sweep_events(
-                store,
-                keep_events=dt.timedelta(days=settings.event_retention_days),
-                keep_deliveries=dt.timedelta(days=settings.delivery_retention_days),
-            )
-
-        return [
-            Duty(name="events to subscribers", work=dispatcher.run),
-            Duty(name="events to plugins", work=Teller(store=store, registry=registry).round),
-            Duty(name="old events", work=sweep),
-        ]
+        for duty in duties(self.settings, store, registry, bell, outbound, self._redactor):
+            self._run(keep_up(duty), duty.name)
 
     def _egress(self) -> EgressPolicy:
         from samband.http.egress import EgressPolicy

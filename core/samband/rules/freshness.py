@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from itertools import islice, pairwise
-from typing import Final, Literal, Protocol
-from zoneinfo import ZoneInfo
+from itertools import pairwise
+from typing import Final, Literal
 
-from cronsim import CronSim, CronSimError
+from samband.errors import InvalidError
+from samband.rules.schedule import Kept, timing_of
 
 Freshness = Literal["fresh", "overdue", "stale", "unknown"]
 
 WARN_AFTER: Final = dt.timedelta(hours=24)
 STALE_AFTER: Final = dt.timedelta(hours=48)
 _LEAST_GRACE: Final = dt.timedelta(minutes=15)
+# A week of a daily schedule, so that its weekend is seen.
+_TIMES_LOOKED_AT: Final = 8
 
 
 def freshness(now: dt.datetime, since: dt.datetime | None, period: dt.timedelta | None) -> Freshness:
@@ -42,18 +44,7 @@ def expected_by(since: dt.datetime | None, period: dt.timedelta | None) -> dt.da
     return since + period + max(_LEAST_GRACE, period / 4)
 
 
-class Planned(Protocol):
-    """A schedule, as far as its period goes."""
-
-    @property
-    def cron(self) -> str | None: ...
-    @property
-    def interval_s(self) -> int | None: ...
-    @property
-    def zone(self) -> str: ...
-
-
-def expected_period(schedules: Iterable[Planned], now: dt.datetime) -> dt.timedelta | None:
+def expected_period(schedules: Iterable[Kept], now: dt.datetime) -> dt.timedelta | None:
     """Gives the longest time that may lie between two planned reads, by the schedule that reads most often.
 
     "Every weekday at 02:00" has three days in it, so of one schedule the longest gap counts; of several schedules the
@@ -63,12 +54,9 @@ def expected_period(schedules: Iterable[Planned], now: dt.datetime) -> dt.timede
     return min(periods, default=None)
 
 
-def _longest_gap(schedule: Planned, now: dt.datetime) -> dt.timedelta | None:
-    if schedule.interval_s is not None:
-        return dt.timedelta(seconds=schedule.interval_s)
+def _longest_gap(schedule: Kept, now: dt.datetime) -> dt.timedelta | None:
     try:
-        times = list(islice(CronSim(schedule.cron or "", now.astimezone(ZoneInfo(schedule.zone))), 8))
-    except (CronSimError, KeyError, ValueError):
+        times = timing_of(schedule).upcoming(now, _TIMES_LOOKED_AT)
+    except InvalidError:
         return None  # the schedule itself says what is wrong with it
-    # Subtracted as instants: across a clock change local times lie an hour more or less apart than they look.
-    return max((b.astimezone(dt.UTC) - a.astimezone(dt.UTC) for a, b in pairwise(times)), default=None)
+    return max((later - earlier for earlier, later in pairwise(times)), default=None)
