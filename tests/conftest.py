@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +33,13 @@ def postgres_url() -> Iterator[str]:
     data = Path(tempfile.mkdtemp(prefix="samband-pg-"))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(data))
     server = pgserver.get_server(data / "data")
+    # Nobody keeps anything here: a machine that fails in the middle fails the tests anyway.
+    for statement in (
+        "ALTER SYSTEM SET fsync = off",
+        "ALTER SYSTEM SET full_page_writes = off",
+        "SELECT pg_reload_conf()",
+    ):
+        asyncio.run(_admin(server.get_uri(), statement))
     try:
         yield server.get_uri()
     finally:
@@ -70,11 +79,12 @@ class PostgresServer:
     url: str
     role: str | None
 
-    def create_database(self) -> tuple[str, str]:
+    def create_database(self, template: str | None = None) -> tuple[str, str]:
         """Creates a database with a name of its own; gives its address, as the plain role, and the name."""
         name = f"samband_{uuid.uuid4().hex[:12]}"
         owner = f' OWNER "{self.role}"' if self.role else ""
-        asyncio.run(_admin(self.url, f'CREATE DATABASE "{name}"{owner}'))
+        copied = f' TEMPLATE "{template}"' if template else ""
+        asyncio.run(_admin(self.url, f'CREATE DATABASE "{name}"{owner}{copied}'))
         return self.address_of(name), name
 
     def drop_database(self, name: str) -> None:
@@ -105,11 +115,79 @@ def postgres_server(postgres_url: str) -> Iterator[PostgresServer]:
         asyncio.run(_admin(postgres_url, f'DROP ROLE "{role}"'))
 
 
+async def _migrated(url: str) -> None:
+    store = Store.open(url, vault=Vault.from_secret(KEY))
+    await store.migrate()
+    await store.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the present schema, made once: most tests begin with a copy of it."""
+    path = tmp_path_factory.mktemp("schema") / "samband.db"
+    asyncio.run(_migrated(f"sqlite:///{path}"))
+    return path
+
+
+class MigratedDatabases:
+    """PostgreSQL databases with the present schema, copied from one that was migrated.
+
+    A thread keeps the next copies ready and takes used ones away: PostgreSQL waits for its disk at both, and no test has to.
+    """
+
+    AHEAD = 2
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._thread = ThreadPoolExecutor(1)
+        url, self._template = server.create_database()
+        asyncio.run(_migrated(url))
+        self._ready = deque(self._thread.submit(server.create_database, self._template) for _ in range(self.AHEAD))
+
+    def take(self) -> tuple[str, str]:
+        """Gives a fresh one: its address and its name."""
+        self._ready.append(self._thread.submit(self._server.create_database, self._template))
+        return self._ready.popleft().result()
+
+    def give_back(self, name: str) -> None:
+        self._thread.submit(self._server.drop_database, name)
+
+    def close(self) -> None:
+        for made in self._ready:
+            self.give_back(made.result()[1])
+        self._thread.shutdown(wait=True)
+        self._server.drop_database(self._template)
+
+
+@pytest.fixture(scope="session")
+def migrated_databases(postgres_server: PostgresServer) -> Iterator[MigratedDatabases]:
+    """Databases that most tests on PostgreSQL begin with."""
+    databases = MigratedDatabases(postgres_server)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database: every test that uses it runs on SQLite and on PostgreSQL."""
+    """A database with the schema and nothing in it: every test that uses it runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'samband.db'}"
+        path = tmp_path / "samband.db"
+        shutil.copyfile(request.getfixturevalue("migrated_file"), path)
+        yield f"sqlite:///{path}"
+        return
+    databases: MigratedDatabases = request.getfixturevalue("migrated_databases")
+    url, name = databases.take()
+    try:
+        yield url
+    finally:
+        databases.give_back(name)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without any table, for tests of the migrations themselves."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     url, name = server.create_database()

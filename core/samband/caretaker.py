@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import structlog
@@ -13,9 +14,17 @@ import structlog
 from samband.acting import act_for
 from samband.adapters.adapter import Connection
 from samband.adapters.registry import Registry
-from samband.errors import AuthError, NotReadyError, RateLimitedError, SambandError
+from samband.errors import (
+    AuthError,
+    NotFoundError,
+    NotReadyError,
+    PluginError,
+    RateLimitedError,
+    SambandError,
+    StoreError,
+)
 from samband.rules.findings import Condition, findings
-from samband.rules.freshness import expected_period
+from samband.rules.freshness import expectation
 from samband.rules.refusals import judge_refusal
 from samband.store import Store
 from samband.store.conditions import Observed
@@ -78,13 +87,17 @@ class Caretaker:
                 connection = await self._check(integration)
             except RateLimitedError:
                 return  # they are there and busy; asking again would make it worse
-            except NotReadyError:
-                return  # our own database is away: nothing was learnt about them
+            except (NotReadyError, StoreError, PluginError, NotFoundError) as err:
+                # Our own trouble (the database is away, a key is missing, the plugin is not loaded): nothing was learnt
+                # about them.
+                log.warning("probe_not_possible", integration=integration.id, code=err.code)
+                return
             except SambandError as err:
                 connection, code = _connection_after(err), err.code
             latency_ms = round((loop.time() - started) * 1000)
             log.debug("probed", integration=integration.id, connection=connection, latency_ms=latency_ms, code=code)
-            await self._store.conditions.note_probe(integration, connection, latency_ms=latency_ms, code=code)
+            with suppress(NotReadyError):  # the next probe says it again
+                await self._store.conditions.note_probe(integration, connection, latency_ms=latency_ms, code=code)
 
     async def _check(self, integration: Integration) -> str:
         adapter = self._registry.adapter(integration.plugin)
@@ -106,7 +119,13 @@ class Caretaker:
         """Compares what is wrong with what has been told; gives the seconds until the next look."""
         for organization_id in await self._store.conditions.organizations():
             with act_for(organization=organization_id, actor="caretaker"):
-                await self.look_after(organization_id)
+                try:
+                    await self.look_after(organization_id)
+                except NotReadyError:
+                    raise
+                except Exception:
+                    # One organisation's row that cannot be judged must not leave the others unwatched.
+                    log.exception("alerts_not_judged", organization=organization_id)
         return _ALERTS_EVERY_S
 
     async def look_after(self, organization_id: str) -> tuple[int, int]:
@@ -115,22 +134,22 @@ class Caretaker:
         stalled_before = now - dt.timedelta(seconds=self._stall_after_s)
         observed = await self._store.conditions.of_organization(organization_id, stalled_before=stalled_before)
         figures = {} if self._webhooks is None else await self._webhooks(organization_id, now)
-        found = [f for o in observed for f in findings(condition_of(o, figures.get(o.integration.id, {}), now), now)]
+        found = [f for o in observed for f in findings(condition_of(o, figures.get(o.integration.id, {})), now)]
         opened, closed = await self._store.alerts.settle(organization_id, found)
         if opened or closed:
             log.info("alerts_changed", organization=organization_id, opened=opened, closed=closed)
         return opened, closed
 
 
-def condition_of(observed: Observed, webhook: Mapping[str, Any], now: dt.datetime) -> Condition:
+def condition_of(observed: Observed, webhook: Mapping[str, Any]) -> Condition:
     """Gives what the rules judge, from what the store observed."""
     integration = observed.integration
     return Condition(
         organization_id=integration.organization_id, integration_id=integration.id, plugin=integration.plugin,
         connection=integration.connection, connection_since=integration.connection_since,
-        enabled_since=integration.updated_at, last_success_at=observed.last_success_at,
-        period=expected_period(observed.schedules, now), failures_in_row=observed.failures_in_row,
-        open_letters=observed.open_letters, held_run=observed.held_run, stalled_run=observed.stalled_run,
+        expected=expectation(observed.schedules, observed.last_success_at or integration.updated_at),
+        failures_in_row=observed.failures_in_row, open_letters=observed.open_letters, held_run=observed.held_run,
+        stalled_run=observed.stalled_run, uncertain_items=observed.uncertain_items,
         credentials_expire_at=observed.credentials_expire_at, webhook=webhook,
     )  # fmt: skip
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import enum
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,42 +67,105 @@ class DispatchLimits:
     """How much one process sends at once, and when a receiver is given up.
 
     Attributes:
-        per_receiver: Deliveries to one subscription at once; one while it keeps failing.
-        at_once: Deliveries in all.
+        per_receiver: Deliveries to one subscription at once whose last attempt succeeded; any other gets one.
+        per_organization: Deliveries to the subscriptions of one organisation.
+        at_once: Deliveries in all. What part of these two is open to whom: see `_SHARES`.
         lease_s: How long a delivery is this process's; must outlast one attempt.
         failing_for: A subscription without one success for so long is switched off.
         exhausted_in_row: So is one that so many deliveries in a row were given up for.
     """
 
     per_receiver: int = 4
+    per_organization: int = 64
     at_once: int = 256
     lease_s: float = POST_TIMEOUT_S + 30.0
     failing_for: dt.timedelta = dt.timedelta(days=5)
     exhausted_in_row: int = 10
 
 
+class _Standing(enum.Enum):
+    """What came of the last attempt at a receiver, as far as this process knows."""
+
+    PROVEN = enum.auto()
+    UNTRIED = enum.auto()
+    FAILING = enum.auto()
+
+
 @dataclass(slots=True)
 class _Pace:
     """How fast one receiver is sent to by this process."""
 
+    organization_id: str
     in_flight: int = 0
     failures: int = 0
+    standing: _Standing = _Standing.UNTRIED
     not_before: dt.datetime | None = None
+    noted_at: dt.datetime | None = None
 
     def room(self, now: dt.datetime, most: int) -> int:
         if self.not_before is not None and now < self.not_before:
             return 0
-        return (1 if self.failures >= _FAILURES_BEFORE_PAUSING else most) - self.in_flight
+        return (most if self.standing is _Standing.PROVEN else 1) - self.in_flight
 
     def note(self, posted: Posted, now: dt.datetime) -> None:
+        self.noted_at = now
         if posted.is_success:
-            self.failures, self.not_before = 0, None
+            self.failures, self.not_before, self.standing = 0, None, _Standing.PROVEN
             return
         self.failures += 1
+        self.standing = _Standing.FAILING
         beyond = self.failures - _FAILURES_BEFORE_PAUSING
         pause_s = min(_LONGEST_PAUSE_S, 2.0 ** min(beyond, 10)) if beyond >= 0 else 0.0
         pause_s = max(pause_s, posted.pause_s or 0.0)
         self.not_before = now + dt.timedelta(seconds=pause_s)
+
+
+_SHARES: Final = {"any": 1, "beyond_first": 2, "unproven": 2, "failing": 4}
+"""Into how many parts the slots are divided, of which deliveries of a kind may use one.
+
+A receiver that hangs keeps its slot until the time-out. So half of them is kept for receivers whose last attempt succeeded,
+another quarter for those that were not tried yet, and half for a first delivery to somebody who has none on its way.
+"""
+
+
+class _Slots:
+    """Counts what is on its way, in all and for each organisation, and tells where there is room for more."""
+
+    def __init__(self, limits: DispatchLimits, paces: Iterable[_Pace]) -> None:
+        self._limits = limits
+        self._used: Counter[tuple[str, str]] = Counter()
+        for pace in paces:
+            for nth in range(pace.in_flight):
+                self.take(pace, nth)
+
+    def of_organization(self, id: str) -> int:
+        return self._used[id, "any"]
+
+    def has_room(self, pace: _Pace, nth: int) -> bool:
+        """Tells whether a receiver may be sent one more when ``nth`` are on their way to it."""
+        most = {"": self._limits.at_once, pace.organization_id: self._limits.per_organization}
+        kinds = self._kinds(pace, nth)
+        return all(
+            self._used[owner, kind] < max(1, number // _SHARES[kind])
+            for owner, number in most.items()
+            for kind in kinds
+        )
+
+    def take(self, pace: _Pace, nth: int) -> None:
+        for kind in self._kinds(pace, nth):
+            self._used["", kind] += 1
+            self._used[pace.organization_id, kind] += 1
+
+    @staticmethod
+    def _kinds(pace: _Pace, nth: int) -> list[str]:
+        kinds = ["any"]
+        if nth > 0:
+            kinds.append("beyond_first")
+        if pace.standing is not _Standing.PROVEN:
+            kinds.append("unproven")
+        if pace.standing is _Standing.FAILING:
+            kinds.append("failing")
+        return kinds
 
 
 def _utc_now() -> dt.datetime:
@@ -160,33 +225,54 @@ class Dispatcher:
 
     async def _round(self, group: asyncio.TaskGroup) -> bool:
         is_more = await self.store.fan_out.advance(self.now())
-        room = self.limits.at_once - sum(pace.in_flight for pace in self._paces.values())
-        receivers = await self._ready(room) if room > 0 else {}
+        is_full = sum(pace.in_flight for pace in self._paces.values()) >= self.limits.at_once
+        receivers = {} if is_full else await self._ready()
         claimed = []
         if receivers:
             wanted = {id: most for id, (_, _, most) in receivers.items()}
             claimed = await self.store.deliveries.claim(wanted, self.now(), lease_s=self.limits.lease_s)
         for delivery in claimed:
             subscription, secrets, _ = receivers[delivery.subscription_id]
-            self._pace(subscription.id).in_flight += 1
+            self._pace(subscription).in_flight += 1
             group.create_task(self._deliver(subscription, secrets, delivery))
         return is_more or bool(claimed)
 
-    async def _ready(self, room: int) -> dict[str, tuple[Subscription, list[str], int]]:
+    async def _ready(self) -> dict[str, tuple[Subscription, list[str], int]]:
         """Gives the receivers to send to now, with their secrets and how many deliveries each may get."""
         now = self.now()
         due = await self.store.deliveries.receivers(now)
         self._forget_idle({subscription.id for subscription in due}, now)
-        # Those with the least on its way first, and by chance among equals: nobody is always the last.
-        due.sort(key=lambda subscription: (self._pace(subscription.id).in_flight, self.rng()))
-        chosen: dict[str, tuple[Subscription, list[str], int]] = {}
         for subscription in due:
-            most = min(self._pace(subscription.id).room(now, self.limits.per_receiver), room)
-            secrets = self._secrets(subscription, now) if most > 0 else []
+            if subscription.failing_since is not None:  # also when it was another process that it failed
+                self._pace(subscription).standing = _Standing.FAILING
+        slots = _Slots(self.limits, self._paces.values())
+        chosen: dict[str, tuple[Subscription, list[str], int]] = {}
+        for subscription, nth in self._turns(due, slots, now):
+            pace = self._pace(subscription)
+            if not slots.has_room(pace, nth):
+                continue
+            is_first = nth == pace.in_flight
+            secrets = self._secrets(subscription, now) if is_first else chosen.get(subscription.id, (None, []))[1]
             if secrets:
-                chosen[subscription.id] = (subscription, secrets, most)
-                room -= most
+                chosen[subscription.id] = (subscription, secrets, nth + 1 - pace.in_flight)
+                slots.take(pace, nth)
         return chosen
+
+    def _turns(self, due: list[Subscription], slots: _Slots, now: dt.datetime) -> Iterator[tuple[Subscription, int]]:
+        """Gives who may ask for a slot, in turn, with how many deliveries are on their way to it by then.
+
+        Whoever has none on its way comes before anybody gets a second one. Among them the organisation with the least
+        on its way comes first, and chance decides within one: nobody is always the last.
+        """
+        asked: Counter[tuple[str, int]] = Counter()
+        turns: list[tuple[int, int, Subscription]] = []
+        for subscription in sorted(due, key=lambda subscription: self.rng()):
+            pace, org = self._pace(subscription), subscription.organization_id
+            for nth in range(pace.in_flight, pace.in_flight + pace.room(now, self.limits.per_receiver)):
+                turns.append((nth, slots.of_organization(org) + asked[org, nth], subscription))
+                asked[org, nth] += 1
+        turns.sort(key=lambda turn: turn[:2])
+        return ((subscription, nth) for nth, _, subscription in turns)
 
     def _secrets(self, subscription: Subscription, now: dt.datetime) -> list[str]:
         try:
@@ -199,17 +285,17 @@ class Dispatcher:
             self.redactor.add(secret)
         return secrets
 
-    def _pace(self, id: str) -> _Pace:
-        return self._paces.setdefault(id, _Pace())
+    def _pace(self, subscription: Subscription) -> _Pace:
+        return self._paces.setdefault(subscription.id, _Pace(subscription.organization_id))
 
     def _forget_idle(self, due: set[str], now: dt.datetime) -> None:
         for id, pace in list(self._paces.items()):
-            is_remembered = pace.not_before is not None and now < pace.not_before + _REMEMBERED_FOR
+            is_remembered = pace.noted_at is not None and now < pace.noted_at + _REMEMBERED_FOR
             if id not in due and not pace.in_flight and not is_remembered:
                 del self._paces[id]
 
     async def _deliver(self, subscription: Subscription, secrets: list[str], delivery: Delivery) -> None:
-        pace = self._pace(subscription.id)
+        pace = self._pace(subscription)
         try:
             body = envelope(delivery.event, self.public_url)
             headers = signed_headers(id=delivery.event.event_id, at=self.now(), body=body, secrets=secrets)

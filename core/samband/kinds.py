@@ -8,6 +8,7 @@ field, and never shows the value.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -51,12 +52,15 @@ Day = Annotated[dt.date, Field(ge=dt.date(1850, 1, 1), le=dt.date(9999, 12, 31))
 
 
 def _exact(value: Any) -> Any:
-    """Refuses numbers with a binary fraction: 0.1 is not one of them, and money must not be nearly right."""
-    if isinstance(value, float):
+    """Refuses what is not plainly a decimal number: 0.1 as a float is not one, and ``1_0`` or ``1E+2`` are misspellings."""
+    if isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
         raise ValueError('write it as text, for instance "123.50"')
     return value
 
 
+_DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,3})?", re.ASCII)
 Amount = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=12, decimal_places=2)]
 Quantity = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=12, decimal_places=3)]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]

@@ -76,7 +76,7 @@ class HostSettings(BaseSettings):
         delivery_retention_days: How long it is known what became of the sending of an event, after it ended.
         max_body_bytes: Largest request body the API reads.
         settle_after_s: How long an exported item must have been out before its not being found at the other side means
-            that it never arrived.
+            that it never arrived. Longer than a worker can be paused and still go on sending.
         probe_every_s: How often each enabled integration's connection is probed with one light read.
         webhook_max_bytes: Largest body of one webhook delivery.
         webhook_keep_days: How long what a delivery held is kept, encrypted. That it came is known for ever.
@@ -122,7 +122,7 @@ class HostSettings(BaseSettings):
     event_retention_days: int = Field(default=90, ge=3, le=3650)
     delivery_retention_days: int = Field(default=30, ge=1, le=3650)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=1024**3)
-    settle_after_s: float = Field(default=60.0, gt=0, le=86_400)
+    settle_after_s: float = Field(default=300.0, gt=0, le=86_400)
     probe_every_s: float = Field(default=900.0, ge=1, le=86_400)
     webhook_max_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     webhook_keep_days: float = Field(default=30.0, ge=0, le=3650)

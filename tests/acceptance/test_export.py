@@ -79,6 +79,9 @@ async def export(ctx, batch):
             raise KeyError("a defect")
         if deed == "silent":
             continue
+        if deed == "hang":
+            import asyncio
+            await asyncio.sleep(3600)
         yield Receipt(key=item.key, state="accepted", reference="V-" + item.key[:8])
 
 @hookimpl
@@ -101,6 +104,7 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("BOOKS", str(tmp_path / "booked"))
     monkeypatch.setenv("PLAN", str(tmp_path / "plan"))
     monkeypatch.setenv("SAMBAND_SETTLE_AFTER_S", "0.5")
+    monkeypatch.setenv("SAMBAND_HOOK_TIMEOUT_S", "3")
     (tmp_path / "plan").write_text("{}")
     yield tmp_path / "booked"
     sys.modules.pop(PLUGIN, None)
@@ -155,7 +159,7 @@ async def test_approved_claims_are_booked_once_and_stay_booked(hosts: Hosts, boo
     assert '"100.50"' in await asyncio.to_thread(books.read_text)
 
 
-@pytest.mark.parametrize("deed", ["drop", "silent", "break", "busy", "die before", "die after"])
+@pytest.mark.parametrize("deed", ["drop", "silent", "hang", "break", "busy", "die before", "die after"])
 async def test_whatever_happens_in_the_middle_each_claim_is_booked_once(
     hosts: Hosts, books: Path, tmp_path: Path, deed: str
 ) -> None:
@@ -247,6 +251,11 @@ async def test_organisation_without_an_exporter_is_told_what_to_connect(hosts: H
         ({"lines": [{"expense_type": "toll", "amount": "0.00", "date": "2026-03-01"}]}, "lines.0.amount"),
         ({"lines": [{"expense_type": "toll", "amount": "NaN", "date": "2026-03-01"}]}, "lines.0.amount"),
         ({"lines": [{"expense_type": "toll", "amount": "1", "date": "01.03.2026"}]}, "lines.0.date"),
+        ({"lines": [{"expense_type": "toll", "amount": "12_50", "date": "2026-03-01"}]}, "lines.0.amount"),
+        ({"lines": [{"expense_type": "toll", "amount": "1E+2", "date": "2026-03-01"}]}, "lines.0.amount"),
+        ({"lines": [{"expense_type": "toll", "amount": " 1 ", "date": "2026-03-01"}]}, "lines.0.amount"),
+        ({"text": "a\x00b"}, "text"),
+        ({"payee": {"id": "p\x00"}}, "payee.id"),
     ],
 )
 async def test_claim_that_does_not_fit_names_its_field(hosts: Hosts, change: dict[str, Any], field: str) -> None:
@@ -254,3 +263,50 @@ async def test_claim_that_does_not_fit_names_its_field(hosts: Hosts, change: dic
     with pytest.raises(InvalidError) as caught:
         await hosts.service.exports.put_reimbursement("nbf", "c-1", claim("a") | change)
     assert field in [p.field for p in caught.value.problems]
+
+
+async def test_cancelled_export_sends_nothing_more_and_frees_what_it_had_reserved(hosts: Hosts, books: Path) -> None:
+    await connect(hosts, "a", "b")
+    order = await hosts.service.export_reimbursements("nbf", ["c-a"])
+    assert order.run is not None
+    await hosts.service.runs.cancel("nbf", order.run.id)
+    assert "released" == (await items(hosts))["c-a"].state
+    await hosts.service.exports.put_reimbursement("nbf", "c-a", claim("a", status="draft"))
+    hosts.start_worker()
+    assert "succeeded" == await settled(hosts, await hosts.service.export_reimbursements("nbf", ["c-b"]))
+    assert {(await items(hosts))["c-b"].key: 1} == bookings(books)
+
+
+async def test_switched_off_integration_sends_nothing_that_was_ordered_before(hosts: Hosts, books: Path) -> None:
+    await connect(hosts, "a")
+    order = await hosts.service.export_reimbursements("nbf")
+    await hosts.service.integrations.disable("nbf", PLUGIN)
+    hosts.start_worker()
+    assert "failed" == await settled(hosts, order)
+    assert {} == bookings(books)
+    assert "released" == (await items(hosts))["c-a"].state
+
+
+async def test_claim_that_is_in_one_set_of_books_is_not_put_into_another(
+    hosts: Hosts, books: Path, tmp_path: Path
+) -> None:
+    await connect(hosts, "a")
+    hosts.start_worker()
+    assert "succeeded" == await settled(hosts, await hosts.service.export_reimbursements("nbf"))
+    async with hosts.store.database.write() as conn:
+        # The same claim offered to another system of the organisation.
+        await conn.execute(sa.text("UPDATE integration SET plugin = 'former', state = 'disabled'"))
+    pending = hosts.store.catalog.pending({}, {})
+    added = await hosts.store.catalog.add_integration("nbf", PLUGIN, "Other books", {}, pending)
+    await hosts.store.catalog.change_integration(added, state="enabled")
+    nothing = await hosts.service.export_reimbursements("nbf")
+    assert (None, []) == (nothing.run, nothing.reserved)
+
+
+async def test_reserving_does_not_slow_down_with_what_was_exported_before(hosts: Hosts) -> None:
+    async with hosts.store.database.read() as conn:
+        if hosts.store.database.is_sqlite:
+            told = "SELECT name FROM sqlite_master WHERE name = 'ix_export_item_claim'"
+        else:
+            told = "SELECT indexname FROM pg_indexes WHERE indexname = 'ix_export_item_claim'"
+        assert "ix_export_item_claim" == await conn.scalar(sa.text(told))

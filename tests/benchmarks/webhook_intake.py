@@ -294,7 +294,7 @@ def measure(kind: str, database_url: str, options: argparse.Namespace) -> dict[s
     assert server.stdout is not None
     try:
         url = json.loads(server.stdout.readline())["url"]
-        most = int((options.seconds + WARM_UP_S) * {"bare": 9_000}.get(kind, 6_000))
+        most = int((options.seconds + WARM_UP_S) * {"bare": 25_000}.get(kind, 6_000))
         requests = signed_requests(url, most)
         return asyncio.run(Sender(url, options.connections, options.seconds, requests).run())
     finally:

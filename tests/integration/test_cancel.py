@@ -59,8 +59,8 @@ async def test_run_that_nobody_works_on_ends_at_once(bench: Bench, state: str) -
     assert ("cancelled", False) == (cancelled.state, cancelled.is_live)
     assert cancelled.finished_at is not None
     assert ["cancelled"] == await events(bench)
-    assert [("key:1 kari", "run.cancelled")] == await bench.rows(
-        "SELECT actor, action FROM audit_entry WHERE action LIKE 'run.%'"
+    assert [("samband", "run.ordered"), ("key:1 kari", "run.cancelled")] == await bench.rows(
+        "SELECT actor, action FROM audit_entry WHERE action LIKE 'run.%' ORDER BY seq"
     )
     assert [] == await bench.store.runs.due(10)
     assert (await bench.service.trigger_sync("hlf", "crm")).is_live

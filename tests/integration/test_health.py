@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from samband.rules.findings import Condition, Finding, findings
+from samband.rules.freshness import Expectation
 from samband.store import Store, Vault
 from samband.store.connections import move_connection
 from samband.store.models import Integration
@@ -20,7 +21,7 @@ DAY = dt.timedelta(days=1)
 def condition(**values: Any) -> Condition:
     told = {
         "organization_id": "hlf", "integration_id": "i1", "plugin": "crm", "connection": "connected",
-        "connection_since": NOW, "enabled_since": NOW - DAY, "last_success_at": NOW, "period": None,
+        "connection_since": NOW, "expected": None,
     }  # fmt: skip
     return Condition(**told | values)
 
@@ -41,8 +42,10 @@ def test_each_trouble_has_its_kind() -> None:
     assert ["runs_failing"] == kinds(failures_in_row=2)
     assert [] == kinds(failures_in_row=1)
     assert ["run_held", "dead_letter", "run_stalled"] == kinds(held_run="r", open_letters=1, stalled_run="r")
-    assert ["overdue"] == kinds(last_success_at=NOW - 2 * DAY, period=DAY)
-    assert ["stale"] == kinds(last_success_at=None, enabled_since=NOW - 9 * DAY, period=DAY)
+    assert ["export_uncertain"] == kinds(uncertain_items=1)
+    late = Expectation(by=NOW - DAY, stale_after=NOW + DAY)
+    assert ["overdue"] == kinds(expected=late)
+    assert ["stale"] == kinds(expected=Expectation(by=NOW - DAY, stale_after=NOW - DAY / 2))
     assert ["webhook_rejections", "webhook_silence"] == kinds(webhook={"is_rejecting": True, "is_silent": True})
 
 
@@ -170,7 +173,9 @@ async def test_scheduler_that_does_not_tick_makes_the_host_unready(store: Store)
     assert "has not ticked for 1" in (await service.health.readiness())["scheduler"]
 
 
-async def test_database_without_the_schema_says_so_and_nothing_else_is_guessed(database_url: str, vault: Vault) -> None:
+async def test_database_without_the_schema_says_so_and_nothing_else_is_guessed(
+    empty_database_url: str, vault: Vault
+) -> None:
     from types import SimpleNamespace
 
     from samband.service import Service
@@ -179,7 +184,7 @@ async def test_database_without_the_schema_says_so_and_nothing_else_is_guessed(d
         async def ping(self) -> float | None:
             return None
 
-    empty = Store.open(database_url, vault=vault)
+    empty = Store.open(empty_database_url, vault=vault)
     try:
         service = Service(store=empty, registry=SimpleNamespace(), bell=NoBell())  # type: ignore[arg-type]
         parts = await service.health.readiness()

@@ -90,19 +90,33 @@ async def test_malformed_key_names_the_header(client: Client) -> None:
     assert b'"field":"Idempotency-Key"' in body
 
 
-async def test_reservation_of_a_dead_process_is_taken_over(client: Client, store: Store) -> None:
-    from samband.service.repeats import LOCK_S
-
+async def test_request_whose_end_is_not_known_is_not_done_a_second_time(client: Client, store: Store) -> None:
     await add(client, "hlf", "k1")
-    past = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=LOCK_S)
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
     async with store.database.write() as conn:
-        value = past.isoformat() if store.database.is_sqlite else past
+        value = past.strftime("%Y-%m-%dT%H:%M:%S.000Z") if store.database.is_sqlite else past
         await conn.execute(
             sa.text("UPDATE kept_answer SET state = 'started', answer = NULL, locked_until = :at"), {"at": value}
         )
     status, body, _ = await add(client, "hlf", "k1")
     assert 409 == status
-    assert b"organization_exists" in body  # it was tried again, and told the truth
+    assert b"idempotency_outcome_unknown" in body
+
+
+async def test_failure_that_tells_nothing_keeps_the_key_and_a_refusal_frees_it(store: Store) -> None:
+    from samband.errors import ConflictError
+    from samband.service.parts import Parts
+    from samband.service.repeats import Repeats
+
+    repeats = Repeats(Parts(store=store, registry=cast(Any, None), bell=cast(Any, None)))
+    order = repeats.order(caller="c", route="r", key="k", organization="*", said="f")
+    assert await repeats.begin(order) is None
+    await repeats.forget(order)
+    assert await repeats.begin(order) is None
+    await repeats.doubt(order)
+    with pytest.raises(ConflictError) as caught:
+        await repeats.begin(order)
+    assert "idempotency_outcome_unknown" == caught.value.code
 
 
 async def test_answers_are_swept_after_a_day_and_sealed_until_then(client: Client, store: Store) -> None:

@@ -26,6 +26,7 @@ async def host(loopback: Callable[[web.Application], str]) -> AsyncIterator[Host
     app = web.Application()
     app.router.add_route("*", "/answer/{status}", answer)
     app.router.add_get("/page", page)
+    app.router.add_get("/whole", whole)
     app.router.add_get("/text", text)
     app.router.add_post("/webhooks/learning/the-key", delivery)
     app.router.add_get("/v1/organizations/hlf/integrations/learning/status", answer_of_another_version)
@@ -41,9 +42,15 @@ async def answer(request: web.Request) -> web.Response:
 
 
 async def page(request: web.Request) -> web.Response:
-    first, limit = int(request.query.get("after", 0)), int(request.query["limit"])
+    first, limit = int(request.query.get("after", 0)), int(request.query.get("limit", 100))
     last = min(first + limit, 1_200)
     return web.json_response({"items": list(range(first, last)), "next": str(last) if last < 1_200 else None})
+
+
+async def whole(request: web.Request) -> web.Response:
+    if request.query_string:
+        return web.json_response(PROBLEM | {"code": "invalid_request"}, status=422)
+    return web.json_response({"items": [1, 2, 3], "next": None})
 
 
 async def delivery(request: web.Request) -> web.Response:
@@ -109,6 +116,11 @@ async def test_listing_is_read_over_as_many_parts_as_it_takes(host: HostClient) 
 
 async def test_listing_stops_at_the_limit(host: HostClient) -> None:
     assert await host.items("/page", limit=7) == list(range(7))
+
+
+async def test_listing_without_a_limit_is_read_to_its_end(host: HostClient) -> None:
+    assert list(range(1_200)) == [item async for item in host.each("/page", part=None)]
+    assert [1, 2, 3] == [item async for item in host.each("/whole", part=None)]
 
 
 async def test_part_of_a_listing_says_where_it_goes_on(host: HostClient) -> None:

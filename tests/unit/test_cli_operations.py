@@ -217,6 +217,32 @@ def test_operation_is_asked_for_by_its_command(
     assert (3, "seen") == (code, json.loads(written.out)["error"]["code"])
 
 
+@pytest.mark.parametrize(
+    ("line", "item", "named"),
+    [
+        ("org list", {"id": "{}", "name": "N", "created_at": "2026-03-02T01:30:00Z"}, "organizations"),
+        ("integration list hlf", {"type": "{}", "display_name": "N", "state": "saved"}, "integrations"),
+        ("overview", {"organization": "{}", "type": "crm"}, "integrations"),
+    ],
+)
+def test_listing_that_comes_in_parts_is_shown_whole(
+    line: str, item: dict[str, str], named: str, loopback: Callable[[web.Application], str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    async def answer(request: web.Request) -> web.Response:
+        first = int(request.query.get("after", 0))
+        items = [{name: value.format(n) for name, value in item.items()} for n in range(first, first + 2)]
+        return web.json_response({"items": items, "next": str(first + 2) if first < 6 else None})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    monkeypatch.setenv("SAMBAND_URL", loopback(app))
+    monkeypatch.setenv("SAMBAND_API_KEY", "smb_0123456789ab_secret")
+    assert 0 == run([*line.split(), "--json"])
+    shown = json.loads(capsys.readouterr().out)[named]
+    assert [str(n) for n in range(8)] == [next(iter(one.values())) for one in shown]
+
+
 def test_every_operation_has_a_command_or_a_reason() -> None:
     operations = {
         drawn["operationId"] for methods in DOCUMENT["paths"].values() for drawn in methods.values()

@@ -7,62 +7,63 @@ from types import SimpleNamespace
 
 import pytest
 
-from samband.rules.freshness import expected_by, expected_period, freshness
+from samband.rules.freshness import expectation, judge
 
-NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
+# A Friday; Oslo is two hours ahead of UTC.
+FRIDAY = dt.datetime(2026, 6, 5, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
 
 
 def plan(cron: str | None = None, interval_s: int | None = None, zone: str = "Europe/Oslo") -> SimpleNamespace:
-    return SimpleNamespace(cron=cron, interval_s=interval_s, zone=zone, anchor_at=NOW)
+    return SimpleNamespace(cron=cron, interval_s=interval_s, zone=zone, anchor_at=FRIDAY)
+
+
+def state(schedules: list[SimpleNamespace], success: dt.datetime, now: dt.datetime) -> str:
+    return judge(expectation(schedules, success), now)
 
 
 @pytest.mark.parametrize(
-    ("age", "period", "expected"),
+    ("age", "expected"),
     [
-        (HOUR / 2, HOUR / 2, "fresh"),
-        (HOUR / 2 + dt.timedelta(minutes=15), HOUR / 2, "fresh"),
-        (HOUR / 2 + dt.timedelta(minutes=16), HOUR / 2, "overdue"),
-        (47 * HOUR, HOUR / 2, "overdue"),
-        (49 * HOUR, HOUR / 2, "stale"),
-        (30 * HOUR, DAY, "fresh"),
-        (31 * HOUR, DAY, "overdue"),
-        (54 * HOUR, DAY, "overdue"),
-        (55 * HOUR, DAY, "stale"),
-        (10 * DAY, 7 * DAY, "overdue"),
-        (16 * DAY, 7 * DAY, "stale"),
+        (HOUR / 2, "fresh"),
+        (HOUR * 0.75, "fresh"),
+        (HOUR * 0.76, "overdue"),
+        (47 * HOUR, "overdue"),
+        (48 * HOUR, "overdue"),
+        (48 * HOUR + HOUR / 60, "stale"),
     ],
 )
-def test_age_is_judged_by_the_period(age: dt.timedelta, period: dt.timedelta, expected: str) -> None:
-    assert expected == freshness(NOW, NOW - age, period)
-
-
-def test_nothing_is_expected_of_what_is_read_by_hand_or_is_off() -> None:
-    assert "unknown" == freshness(NOW, NOW - 100 * DAY, None)
-    assert "unknown" == freshness(NOW, None, DAY)
-    assert expected_by(NOW, None) is None
-
-
-def test_expected_by_is_the_moment_it_turns_overdue() -> None:
-    by = expected_by(NOW, DAY)
-    assert by is not None
-    assert ("fresh", "overdue") == (freshness(by, NOW, DAY), freshness(by + HOUR / 60, NOW, DAY))
-
-
-@pytest.mark.parametrize(
-    ("schedules", "expected"),
-    [
-        ([plan("0 2 * * *")], DAY),
-        ([plan("*/30 * * * *"), plan("0 2 * * *")], HOUR / 2),
-        ([plan("0 2 * * 1-5")], 3 * DAY),
-        ([plan(interval_s=600)], dt.timedelta(minutes=10)),
-        ([], None),
-        ([plan("not cron")], None),
-        ([plan("0 2 * * *", zone="Mars/Olympus")], None),
-    ],
-)
-def test_period_is_the_longest_gap_of_the_most_frequent_schedule(
-    schedules: list[SimpleNamespace], expected: dt.timedelta | None
+def test_half_hourly_read_is_overdue_after_a_quarter_of_an_hour_and_stale_after_two_days(
+    age: dt.timedelta, expected: str
 ) -> None:
-    assert expected == expected_period(schedules, NOW)
+    assert expected == state([plan(interval_s=1800)], FRIDAY, FRIDAY + age)
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"), [(24, "fresh"), (29, "fresh"), (31, "overdue"), (54, "overdue"), (55, "stale")]
+)
+def test_nightly_read_has_six_hours_of_grace(hours: float, expected: str) -> None:
+    assert expected == state([plan(interval_s=86_400)], FRIDAY, FRIDAY + hours * HOUR)
+
+
+def test_schedule_that_rests_at_the_weekend_is_not_late_then() -> None:
+    office_hours = [plan("*/15 7-16 * * 1-5")]
+    last = FRIDAY + 14.75 * HOUR  # 16:45 in Oslo, the last one of the week
+    for later in (1 * HOUR, 20 * HOUR, 2 * DAY):
+        assert "fresh" == state(office_hours, last, last + later)
+    monday = FRIDAY + 3 * DAY + 5 * HOUR  # 07:00 in Oslo
+    assert ("fresh", "stale") == (
+        state(office_hours, last, monday + HOUR / 4),
+        state(office_hours, last, monday + 2 * HOUR),
+    )
+
+
+def test_soonest_of_several_schedules_counts() -> None:
+    both = [plan("0 2 * * *"), plan(interval_s=1800)]
+    assert "overdue" == state(both, FRIDAY, FRIDAY + HOUR)
+
+
+def test_nothing_is_expected_of_what_is_read_by_hand_or_cannot_be_understood() -> None:
+    for schedules in ([], [plan("not cron")], [plan("0 2 * * *", zone="Mars/Olympus")]):
+        assert "unknown" == state(schedules, FRIDAY, FRIDAY + 100 * DAY)

@@ -90,3 +90,14 @@ def test_too_many_keys_are_read_as_changes() -> None:
     some, many = [trigger("a", *(str(n) for n in range(2_000)))], [trigger("a", *(str(n) for n in range(2_001)))]
     assert what_to_read(some, streams=["a"], can_fetch=True)[1] is not None
     assert (["a"], None) == what_to_read(many, streams=["a"], can_fetch=True)
+
+
+def test_address_that_nobody_has_ever_called_is_silent_after_a_day() -> None:
+    def is_silent(age: dt.timedelta) -> bool:
+        figures = DeliveryFigures(
+            organization_id="hlf", integration_id="i", plugin="crm", is_enabled=True, healthy_at=None, waiting=0,
+            since=NOW - age,
+        )  # fmt: skip
+        return judgement(figures, NOW)["is_silent"]
+
+    assert (False, True) == (is_silent(dt.timedelta(hours=23)), is_silent(dt.timedelta(hours=25)))

@@ -40,7 +40,7 @@ from samband.contract import (
     Stream,
     Token,
 )
-from samband.errors import ContractError, NotFoundError, SambandError
+from samband.errors import ContractError, NotFoundError, OutcomeUnknownError, RetryableError, SambandError
 from samband.http import Outbound
 from samband.http.egress import EgressPolicy
 from samband.oauth import authorization_code_token
@@ -356,8 +356,13 @@ class Adapter:
             AdapterError: Anything else: what has no receipt is uncertain.
         """
         keys = [item.key for item in batch.items]
-        async for receipt in self._receipts(connection, "export", keys, run_id, {"batch": batch}):
-            yield receipt
+        try:
+            async for receipt in self._receipts(connection, "export", keys, run_id, {"batch": batch}):
+                yield receipt
+        except RetryableError as error:
+            if error.code not in _OWN_TROUBLE:
+                raise  # the plugin's own word that nothing more was sent
+            raise OutcomeUnknownError(error.message, code=error.code, hint=error.hint) from error
 
     async def find_exported(
         self, connection: Connection, keys: Sequence[str], *, run_id: str
@@ -529,6 +534,8 @@ class Adapter:
 
 
 _END: Any = object()
+_OWN_TROUBLE = ("hook_timeout", "plugin_stuck", "host_stopping")
+"""What the host says of a hook that did not come to its end: nobody knows what it has sent by then."""
 
 
 def _as_it_is(page: Page) -> Page:

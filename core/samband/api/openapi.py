@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from samband.api.endpoints import Endpoint
-from samband.api.problems import MEDIA_TYPE, PROBLEMS, Kind, Problem
+from samband.api.examples import RAW_EXAMPLES, example_of
+from samband.api.problems import MEDIA_TYPE, PROBLEMS, SEALED, Kind, Problem
 from samband.api.repeats import REPLAYED
 from samband.api.signatures import Parameter
 
@@ -25,7 +26,10 @@ _DESCRIPTION = """\
 samband carries data between an organisation's platform and the systems it already uses.
 
 Every answer carries `X-Request-Id`. Every refusal is a problem document (RFC 9457) with a stable `code`.
-Listings are read part by part: pass `next` as `after` until it is null."""
+Listings are read part by part: pass `next` as `after` until it is null. A few that cannot be long always come whole.
+
+What the other system or its plugin reports keeps the code that the plugin gave it, under the status of its kind: 409 for a
+refusal, 429 and 503 for what may pass, 502 for the rest. Codes like that are not all listed here."""
 
 
 def openapi_document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def openapi_document(endpoints: Iterable[Endpoint], version: str) -> dict[str, A
     schemas, definitions = _schemas(known)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in known:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas, definitions)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -55,17 +59,20 @@ def problem_codes(endpoint: Endpoint) -> tuple[str, ...]:
     """Gives every code the endpoint can answer: those it declares, and those its shape implies."""
     codes = ["internal_error", "expectation_failed", *endpoint.problems]
     if endpoint.takes_raw:
-        return tuple(codes)
+        # What goes wrong at an address of pages is told on a page.
+        return tuple(codes) if endpoint.media_type == "text/html" else (*codes, "database_unavailable")
     if any(p.where != "path" or p.wire != "org" for p in endpoint.signature.parameters) or endpoint.reads_body:
         codes.append("invalid_request")
     if endpoint.verb is not None:
         codes += ["key_missing", "key_refused", "access_refused", "invalid_request", "not_ready"]
+        codes += ["database_unavailable", "database_refused"]
     if "{org}" in endpoint.path:
         codes.append("organization_not_found")
     if endpoint.reads_body:
         codes += _BODY_CODES
     if endpoint.keeps_answers:
-        codes += ["idempotency_key_reused", "idempotency_in_progress"]
+        codes += ["idempotency_key_reused", "idempotency_in_progress", "idempotency_outcome_unknown"]
+        codes += SEALED  # answers are kept so
     return tuple(dict.fromkeys(codes))
 
 
@@ -112,7 +119,7 @@ class _NamedSchemas(GenerateJsonSchema):
         return super().normalize_name(_LISTING.sub(r"\1Listing", name))
 
 
-def _operation(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, schemas: dict[Key, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     name = endpoint.name
     summary, _, description = (inspect.getdoc(endpoint.handler) or "").partition("\n\n")
     operation: dict[str, Any] = {"operationId": name, "summary": summary, "tags": [endpoint.tag]}
@@ -130,12 +137,14 @@ def _operation(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
         operation["requestBody"] = {"required": endpoint.signature.body_is_required, "content": content}
     if endpoint.takes_raw and endpoint.reads_body:
         operation["requestBody"] = {"required": False, "content": {"*/*": {"schema": {}}}}
-    operation["responses"] = {str(endpoint.status): _success(endpoint, schemas)} | dict(_refusals(endpoint, schemas))
+    success = _success(endpoint, schemas, definitions)
+    operation["responses"] = {str(endpoint.status): success} | dict(_refusals(endpoint, schemas))
     if endpoint.media_type == "text/html":
         page = {"description": "A page that says what to do.", "content": {"text/html": {"schema": {"type": "string"}}}}
         operation["responses"] |= {str(status): page for status in (404, 409, 502, 503)}
     elif endpoint.takes_raw:
-        operation["responses"]["2XX"] = {"description": "What the plugin answers.", "content": {"*/*": {"schema": {}}}}
+        whatever = {"*/*": {"schema": {}, "example": "what the sender's handshake asks for"}}
+        operation["responses"]["2XX"] = {"description": "What the plugin answers.", "content": whatever}
     return operation
 
 
@@ -149,9 +158,12 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return drawn | {"schema": schema}
 
 
-def _success(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
-    key: Key = (endpoint.name, "serialization")
-    schema = schemas[key] if endpoint.signature.answer is not None else _RAW[endpoint.media_type]
+def _success(endpoint: Endpoint, schemas: dict[Key, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    if endpoint.signature.answer is None:
+        schema, example = _RAW[endpoint.media_type], RAW_EXAMPLES[endpoint.name]
+    else:
+        schema = schemas[endpoint.name, "serialization"]
+        example = example_of(schema, definitions)
     response: dict[str, Any] = {
         "description": "Started." if endpoint.status == 202 else "Done.",
         "headers": _headers(
@@ -162,7 +174,7 @@ def _success(endpoint: Endpoint, schemas: dict[Key, Any]) -> dict[str, Any]:
                 else {}
             )
         ),
-        "content": {endpoint.media_type: {"schema": schema}},
+        "content": {endpoint.media_type: {"schema": schema, "example": example}},
     }
     return response
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "ORGANIZATION_ID",
@@ -15,6 +16,7 @@ __all__ = [
     "IfMatch",
     "InHeader",
     "Input",
+    "Instant",
     "KindName",
     "Limit",
     "OrgId",
@@ -43,6 +45,27 @@ def _text(pattern: str, description: str) -> Any:
     return Field(pattern=pattern, description=description)
 
 
+def _written(value: Any) -> Any:
+    # A bare number would be taken for seconds since 1970.
+    if not isinstance(value, str) or re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", value) is None:
+        raise ValueError("write the instant as text with its zone, for instance 2027-01-31T00:00:00Z")
+    return value
+
+
+def _in_utc(value: dt.datetime) -> dt.datetime:
+    try:
+        return value.astimezone(dt.UTC)
+    except OverflowError:  # its zone puts it before the year 1 or after the year 9999
+        raise ValueError("give an instant that is within the years 1 to 9999 in UTC") from None
+
+
+Instant = Annotated[
+    AwareDatetime,
+    Field(strict=False),  # bodies are read strictly, and JSON has no instants: they are texts there
+    BeforeValidator(_written, json_schema_input_type=dt.datetime),
+    AfterValidator(_in_utc),
+]
+"""An instant with its zone, given to the handler in UTC."""
 OrgId = Annotated[str, _text(f"^{ORGANIZATION_ID.pattern}$", "The organisation's id.")]
 PluginName = Annotated[str, _text("^[a-z][a-z0-9_]{0,62}$", "The integration's type: the plugin's name.")]
 KindName = Annotated[str, _text("^[a-z][a-z0-9_]{0,62}$", "The record kind, for instance member.")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import orjson
 from aiohttp import web
@@ -20,6 +20,8 @@ __all__ = [
     "ERROR_STATUS",
     "MEDIA_TYPE",
     "PROBLEMS",
+    "REFUSED_THERE",
+    "SEALED",
     "FieldProblemView",
     "Kind",
     "Problem",
@@ -39,6 +41,11 @@ class Kind(NamedTuple):
     status: int
     title: str
 
+
+REFUSED_THERE: Final = tuple(f"auth_{reason}" for reason in get_args(errors.AuthReason))
+"""What an endpoint that signs in at the other system itself can be told there."""
+SEALED: Final = ("master_key_missing", "secret_unreadable", "secret_misplaced")
+"""What an endpoint can end in that opens something which is stored encrypted."""
 
 PROBLEMS: Mapping[str, Kind] = {
     "not_json": Kind(400, "The body is not JSON"),
@@ -70,6 +77,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "conflict": Kind(409, "The state of things does not allow this"),
     "organization_exists": Kind(409, "The organisation exists already"),
     "integration_exists": Kind(409, "The integration exists already"),
+    "idempotency_outcome_unknown": Kind(409, "It is not known whether the same request was done"),
     "idempotency_in_progress": Kind(409, "The same request is being worked on"),
     "already_exported": Kind(409, "It has been exported"),
     "exporter_ambiguous": Kind(409, "More than one integration takes it"),
@@ -94,6 +102,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "webhook_unsupported": Kind(409, "The plugin takes no webhooks"),
     "webhook_untestable": Kind(409, "A sample cannot be signed here"),
     "plugin_failed": Kind(409, "The plugin is not loaded"),
+    **{code: Kind(409, "The other system refused access") for code in REFUSED_THERE},
     "differences_gone": Kind(410, "What the dry run found was thrown away"),
     "events_expired": Kind(410, "These events are no longer kept"),
     "revision_mismatch": Kind(412, "Somebody else changed it first"),
@@ -112,6 +121,12 @@ PROBLEMS: Mapping[str, Kind] = {
     "credentials_untested": Kind(503, "The new credentials could not be tested now"),
     "deliveries_waiting": Kind(503, "Too many deliveries wait"),
     "not_ready": Kind(503, "A part this needs does not answer now"),
+    "unavailable": Kind(503, "The other system does not answer now"),
+    "database_unavailable": Kind(503, "The database does not answer now"),
+    "database_refused": Kind(503, "The database refuses this host"),
+    "master_key_missing": Kind(503, "The key to a stored secret is not here"),
+    "secret_unreadable": Kind(503, "A stored secret cannot be read"),
+    "secret_misplaced": Kind(503, "A stored secret is not where it belongs"),
 }
 """Every code the API itself uses, and those of the service that need their own status or title."""
 
@@ -126,12 +141,13 @@ ERROR_STATUS: tuple[tuple[type[errors.SambandError], Kind], ...] = (
     (errors.ConfigurationError, Kind(503, "The host is not set up for this")),
     (errors.AuthError, Kind(409, "The other system refused access")),
     (errors.RateLimitedError, PROBLEMS["rate_limited"]),
-    (errors.RetryableError, Kind(503, "The other system does not answer now")),
+    (errors.RetryableError, PROBLEMS["unavailable"]),
     (errors.AdapterError, PROBLEMS["remote_error"]),
     (errors.StoreError, PROBLEMS["not_ready"]),
 )
 """Error class → status, most specific first; what is not listed is a 500 that says nothing but its instance."""
 
+_OF_THE_HOST = (errors.StoreError, errors.ConfigurationError)
 _RETRY_AFTER_S = 5
 
 
@@ -228,9 +244,14 @@ def document(
 
 def _kind_of(error: errors.SambandError) -> Kind | None:
     # Only the service's codes are ours; a plugin may call its error anything, "key_missing" included.
-    if isinstance(error, errors.ServiceError) and error.code in PROBLEMS:
-        return PROBLEMS[error.code]
-    return next((kind for cls, kind in ERROR_STATUS if isinstance(error, cls)), None)
+    known = PROBLEMS.get(error.code)
+    if isinstance(error, errors.ServiceError) and known is not None:
+        return known
+    kind = next((kind for cls, kind in ERROR_STATUS if isinstance(error, cls)), None)
+    # What the database and the vault report has the status of its class, and a title of its own where there is one.
+    if isinstance(error, _OF_THE_HOST) and known is not None and kind is not None and known.status == kind.status:
+        return known
+    return kind
 
 
 def _headers(error: errors.SambandError, status: int, request: web.Request) -> dict[str, str]:

@@ -1,18 +1,29 @@
 """Requests that come with an Idempotency-Key: done once, and answered the same for 24 hours.
 
-The key is reserved before the handler runs. A request that was refused changed nothing, so its key is free again; one
-whose answer was cut off, or whose process died, finds either the answer or, after a minute, the way free to try again.
+The key is reserved before the handler runs. A request that was refused changed nothing, so its key is free again. One
+that ended in a way that does not tell whether it was done (its process died, the database went away) is not done a
+second time: its repeat is told so, and a person or a program looks before it asks under a new key.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from samband.errors import FieldProblem, InvalidError
+from samband.errors import (
+    AccessError,
+    AdapterError,
+    ConflictError,
+    FieldProblem,
+    InvalidError,
+    NotFoundError,
+    NotReadyError,
+)
 
 if TYPE_CHECKING:
     from samband.service.repeats import Repeats
@@ -21,6 +32,8 @@ __all__ = ["IDEMPOTENCY_KEY", "REPLAYED", "answer_once"]
 
 REPLAYED: Final = "Idempotency-Replayed"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+_REFUSALS: Final = (InvalidError, AccessError, NotFoundError, ConflictError, AdapterError)
+"""What is raised before anything is changed."""
 _KEPT_HEADERS: Final = ("Content-Type", "ETag", "Location")
 
 
@@ -43,8 +56,12 @@ async def answer_once(
         return web.Response(status=kept.status, body=kept.body, headers={**kept.headers, REPLAYED: "true"})
     try:
         answer = await handle()
-    except BaseException:
+    except _REFUSALS:
         await repeats.forget(order)
+        raise
+    except BaseException:
+        with suppress(NotReadyError):  # then the reservation runs out by itself, with the same effect
+            await asyncio.shield(repeats.doubt(order))
         raise
     assert isinstance(answer, web.Response)
     body = answer.body if isinstance(answer.body, bytes) else b""

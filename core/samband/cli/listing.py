@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from samband.cli.client import At
+from samband.cli.client import At, HostClient
 from samband.cli.output import note, show, table
 
 __all__ = ["Columns", "Part", "show_items", "show_part"]
@@ -65,6 +65,10 @@ def show_part(at: At, path: str, columns: Columns, part: Part, *, as_json: bool,
 
 
 def show_items(at: At, path: str, columns: Columns, *, as_json: bool) -> None:
-    """Shows a listing that always comes whole."""
-    items = at.get(path)["items"]
+    """Shows a listing whole: one that always comes so, or one that comes in parts and is not long."""
+
+    async def every(host: HostClient) -> list[Any]:
+        return [item async for item in host.each(path, part=None)]
+
+    items = at.ask(every)
     show({columns.name: items}, lambda: columns.lines(items), as_json=as_json)

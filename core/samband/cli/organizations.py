@@ -36,9 +36,9 @@ def list_organizations(url: Url = None, data_dir: DataDir = None, json: Json = F
     """Lists the organisations that the key reaches."""
 
     async def ask(host: HostClient) -> Any:
-        return await host.get("/v1/organizations")
+        return [item async for item in host.each("/v1/organizations")]
 
-    found = ask_host(url, data_dir_or_default(data_dir), ask)["items"]
+    found = ask_host(url, data_dir_or_default(data_dir), ask)
     rows = [(item["id"], item["name"], item["created_at"]) for item in found]
     show({"organizations": found}, table(("Id", "Name", "Created"), rows), as_json=json)
 

@@ -166,7 +166,10 @@ def replay(
     given = {"ids": event or None, "after": after}
     body = {name: value for name, value in given.items() if value is not None}
     done = At(url, data_dir).post(f"{_one(org, id)}/replay", body)
-    show(done, [f"Events that will be sent again: {done['replayed']}."], as_json=json)
+    lines = [f"Events that will be sent again: {done['replayed']}."]
+    if done.get("next") is not None:
+        lines.append(f"There are more: go on with --after {done['next']}.")
+    show(done, lines, as_json=json)
 
 
 @app.command("deliveries")

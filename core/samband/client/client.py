@@ -100,10 +100,11 @@ class Client:
         )
 
     async def cancel_scheduled_sync(
-        self, organization: str, type: str, *, name: str = "default"
+        self, organization: str, type: str, *, name: str = "default", if_match: str | None = None
     ) -> CancelledScheduleView:
         """Stops reading an integration by itself; a run that has begun goes on."""
-        return parsed(CancelledScheduleView, await self.wire.delete(_schedule_path(organization, type, name)))
+        path = _schedule_path(organization, type, name)
+        return parsed(CancelledScheduleView, await self.wire.delete(path, if_match=if_match))
 
     async def sync_membership_data(self, organization: str, *, full: bool = False) -> StartedView:
         """Starts one run for each integration that brings members or memberships."""

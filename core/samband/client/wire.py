@@ -115,8 +115,13 @@ class Wire:
                 break
         return found
 
-    async def each(self, path: str, *, part: int = 500, **query: object) -> AsyncIterator[Any]:
-        """Yields a listing's items to its end, part by part."""
+    async def each(self, path: str, *, part: int | None = 500, **query: object) -> AsyncIterator[Any]:
+        """Yields a listing's items to its end, part by part.
+
+        Args:
+            part: How many to ask for at a time. None leaves that to the host, and is how a listing is read that always
+                comes whole and knows no limit.
+        """
         after = query.pop("after", None)
         while True:
             page = await self.get(path, after=after, limit=part, **query)

@@ -7,7 +7,6 @@ again under the same key.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -16,7 +15,7 @@ import structlog
 
 from samband.adapters.adapter import Adapter, Connection
 from samband.contract import Batch, Item, Receipt
-from samband.errors import RetryableError, SambandError
+from samband.errors import OutcomeUnknownError, RetryableError, SambandError
 from samband.store import Lease, Store
 from samband.store.ledger import UNCERTAIN
 from samband.store.models import ExportItem
@@ -42,7 +41,7 @@ class Exporting:
         self._lease = lease
         self._adapter = adapter
         self._connection = connection
-        self._settle_after = dt.timedelta(seconds=settle_after_s)
+        self._settle_after_s = settle_after_s
 
     async def run(self) -> None:
         """Settles and sends everything.
@@ -53,14 +52,14 @@ class Exporting:
         await self._look_up()
         while taken := await self._store.ledger.take(self._lease, BATCH):
             await self._send(taken)
-        if await self._store.ledger.uncertain(self._lease.integration_id, 1):
+        if await self._uncertain(1):
             await self._look_up()
-            if await self._store.ledger.uncertain(self._lease.integration_id, 1):
+            if await self._uncertain(1):
                 raise RetryableError(
                     "Some items were sent and it is not known yet whether they arrived.",
                     code="outcome_unsettled",
                     hint="They are looked up again; nothing is sent twice meanwhile.",
-                    retry_after_s=self._settle_after.total_seconds(),
+                    retry_after_s=self._settle_after_s,
                 )
 
     async def _send(self, taken: Sequence[tuple[ExportItem, Mapping[str, Any]]]) -> None:
@@ -75,6 +74,11 @@ class Exporting:
             # The one error that says that nothing more was sent.
             await self._store.ledger.give_back(self._lease, sorted(open_keys), from_states=("sent",))
             raise
+        except OutcomeUnknownError as err:
+            # Not the end of the run: what is uncertain is looked up before it ends.
+            log.warning("export_outcome_unknown", run=self._lease.run_id, code=err.code, uncertain=len(open_keys))
+            await self._note_unknown(open_keys, err.code)
+            return
         except SambandError as err:
             log.warning("export_interrupted", run=self._lease.run_id, code=err.code, uncertain=len(open_keys))
             await self._note_unknown(open_keys, err.code)
@@ -88,23 +92,26 @@ class Exporting:
 
     async def _look_up(self) -> None:
         after = ""
-        while items := await self._store.ledger.uncertain(self._lease.integration_id, _LOOKED_UP_AT_ONCE, after=after):
-            after = items[-1].key
-            await self._look_up_some(items)
+        while found := await self._uncertain(_LOOKED_UP_AT_ONCE, after):
+            after = found[-1][0].key
+            await self._look_up_some(found)
 
-    async def _look_up_some(self, items: Sequence[ExportItem]) -> None:
-        missing = {item.key: item for item in items}
-        keys = list(missing)
-        async for receipt in self._adapter.find_exported(self._connection, keys, run_id=self._lease.run_id):
+    async def _uncertain(self, limit: int, after: str = "") -> list[tuple[ExportItem, bool]]:
+        return await self._store.ledger.uncertain(
+            self._lease.integration_id, limit, after=after, settle_after_s=self._settle_after_s
+        )
+
+    async def _look_up_some(self, found: Sequence[tuple[ExportItem, bool]]) -> None:
+        """Settles what is there; what is not, and has been out for long enough, goes back to be sent again."""
+        missing = {item.key: is_judged for item, is_judged in found}
+        async for receipt in self._adapter.find_exported(self._connection, list(missing), run_id=self._lease.run_id):
             await self._store.ledger.settle(self._lease, [receipt], from_states=UNCERTAIN)
             missing.pop(receipt.key, None)
-        judged_before = dt.datetime.now(dt.UTC) - self._settle_after
-        gone = [key for key, item in missing.items() if item.sent_at is None or item.sent_at <= judged_before]
+        gone = [key for key, is_judged in missing.items() if is_judged]
         if gone:
             log.info("export_not_found", run=self._lease.run_id, items=len(gone))
             await self._store.ledger.give_back(self._lease, gone, from_states=UNCERTAIN)
-        young = [key for key in missing if key not in gone]
-        left_behind = [Receipt(key=key, state="unknown", code="worker_died") for key in young]
+        left_behind = [Receipt(key=key, state="unknown", code="worker_died") for key in missing if key not in gone]
         if left_behind:
             await self._store.ledger.settle(self._lease, left_behind, from_states=("sent",))
 

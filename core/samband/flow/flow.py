@@ -21,6 +21,7 @@ from samband.adapters.registry import Registry
 from samband.contract import Stream
 from samband.errors import (
     AuthError,
+    ConflictError,
     CursorExpiredError,
     NotFoundError,
     NotReadyError,
@@ -78,6 +79,7 @@ class Flow:
         self._registry = registry
         self._settings = settings
         self._observer = observer
+        self._revisions: dict[str, int] = {}
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
 
     async def execute(self, run_id: str) -> float | None:
@@ -97,6 +99,8 @@ class Flow:
         except StaleLeaseError:
             bound.warning("run_lease_lost")
             return None
+        finally:
+            self._revisions.pop(lease.run_id, None)
         duration_s = asyncio.get_running_loop().time() - started
         bound.info("run_" + state, duration_s=round(duration_s, 3))
         if self._observer is not None:
@@ -111,7 +115,7 @@ class Flow:
         try:
             async with self._heartbeat(lease):
                 await self._carry_out(lease)
-            return await runs.succeed(lease), None
+            return await runs.succeed(lease, revision=self._revisions.get(lease.run_id)), None
         except asyncio.CancelledError:
             # The worker is stopping: give the run back at once instead of letting its lease run out.
             with contextlib.suppress(StaleLeaseError, NotReadyError):
@@ -169,6 +173,8 @@ class Flow:
 
     async def _connect(self, lease: Lease) -> tuple[Adapter, Connection]:
         integration = await self._store.catalog.integration_by_id(lease.integration_id)
+        self._revisions[lease.run_id] = integration.revision
+        _demand_on(integration.state, lease.operation)
         adapter = self._registry.adapter(lease.plugin)
         credentials = await self._store.catalog.credentials(integration)
         if credentials is None:
@@ -273,6 +279,16 @@ class _Work:
         """Gives the pages with what the run was ordered for, apart from the stream's cursor."""
         choice = choices_of(self.lease.selection)[stream.name]
         return lambda mark: chosen_pages(self.adapter, self.connection, stream.name, choice, mark, self.lease.run_id)
+
+
+def _demand_on(state: str, operation: str) -> None:
+    """Refuses work for an integration that was switched off after it was ordered; money also for one not switched on."""
+    if state == "disabled" or (operation == "export" and state != "enabled"):
+        raise ConflictError(
+            f"The integration is {state}: what was ordered before is not carried out.",
+            code="not_enabled",
+            hint="Enable the integration, then order it again.",
+        )
 
 
 def _own_fault(err: Exception) -> RetryableError:

@@ -21,7 +21,7 @@ class ReceivingLimits:
     Attributes:
         max_bytes: Largest body of one delivery.
         max_waiting: Deliveries on their way at once; one address may have half of them.
-        max_waiting_bytes: What they may hold together.
+        max_waiting_bytes: What they may hold together; one address may have half of that.
     """
 
     max_bytes: int = 1024 * 1024

@@ -75,9 +75,21 @@ class Receiving:
         self._heard_at: dict[str, dt.datetime] = {}
         self._on_their_way: Counter[str] = Counter()
         self._bytes_on_their_way = 0
+        self._bytes_of: Counter[str] = Counter()
         self._loose: set[asyncio.Task[None]] = set()
 
     # ── one delivery ─────────────────────────────────────────────────────────
+
+    async def knock(self, type: str, key: str) -> None:
+        """Passes when there is such an address. Asked before anything is read or held: strangers get no room at all.
+
+        Raises:
+            NotFoundError: There is none.
+            NotReadyError: Its plugin cannot be asked now.
+        """
+        known = self._addresses.known(key) or await self._addresses.find(key)
+        if known.address.plugin != type:
+            raise nothing_here()
 
     @contextlib.contextmanager
     def room_for(self, key: str, size: int) -> Iterator[None]:
@@ -91,19 +103,23 @@ class Receiving:
         is_full = self._on_their_way.total() >= limits.max_waiting
         if is_full or self._bytes_on_their_way + size > limits.max_waiting_bytes:
             raise NotReadyError("Too many deliveries wait.", code="deliveries_waiting", hint="Send it again.")
-        if self._on_their_way[name] >= max(1, limits.max_waiting // 2):
+        has_too_many = self._on_their_way[name] >= max(1, limits.max_waiting // 2)
+        has_too_much = self._bytes_of[name] + size > limits.max_waiting_bytes // 2 and self._bytes_of[name] > 0
+        if has_too_many or has_too_much:
             raise NotReadyError(
                 "Too many deliveries of this address wait.", code="too_many_deliveries", hint="Send it again, slower."
             )
         self._on_their_way[name] += 1
         self._bytes_on_their_way += size
+        self._bytes_of[name] += size
         try:
             yield
         finally:
             self._bytes_on_their_way -= size
+            self._bytes_of[name] -= size
             self._on_their_way[name] -= 1
             if not self._on_their_way[name]:
-                del self._on_their_way[name]
+                del self._on_their_way[name], self._bytes_of[name]
 
     async def take(self, type: str, key: str, parcel: Parcel) -> Received:
         """Verifies a delivery and takes it in; when it returns, nothing can make it undone.

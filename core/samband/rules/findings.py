@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from samband.rules.freshness import expected_by, freshness
+from samband.rules.freshness import Expectation, judge
 
 Severity = Literal["critical", "warning"]
 
@@ -22,13 +22,12 @@ class Condition:
 
     Attributes:
         connection: Since ``connection_since``.
-        enabled_since: When it was last edited; the beginning of what is expected of it.
-        last_success_at: When a run last ended well.
-        period: The time within which a read is expected; None when nothing is planned.
+        expected: Until when a read is awaited; None when nothing is planned.
         failures_in_row: Of the last two ended runs, how many failed.
         open_letters: Runs that were given up and nobody has seen to.
         held_run: The run that waits for a person's decision.
         stalled_run: The run that is alive and has not moved for too long.
+        uncertain_items: Exported items of which nobody has known for an hour whether they arrived.
         credentials_expire_at: When they stop working.
         webhook: Its figures by name, from the store's inbox; empty without a webhook.
     """
@@ -38,13 +37,12 @@ class Condition:
     plugin: str
     connection: str
     connection_since: dt.datetime | None
-    enabled_since: dt.datetime
-    last_success_at: dt.datetime | None
-    period: dt.timedelta | None
+    expected: Expectation | None
     failures_in_row: int = 0
     open_letters: int = 0
     held_run: str | None = None
     stalled_run: str | None = None
+    uncertain_items: int = 0
     credentials_expire_at: dt.datetime | None = None
     webhook: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,6 +121,9 @@ def _of_runs(condition: Condition) -> Iterator[_Found]:
         yield "runs_failing", "warning", "Two runs in a row have failed.", {}
     if condition.open_letters:
         yield "dead_letter", "warning", "A run was given up after its attempts.", {"letters": condition.open_letters}
+    if condition.uncertain_items:
+        text = "Of some exported items nobody knows whether they arrived."
+        yield "export_uncertain", "critical", text, {"items": condition.uncertain_items}
     if condition.stalled_run is not None:
         yield (
             "run_stalled",
@@ -133,9 +134,8 @@ def _of_runs(condition: Condition) -> Iterator[_Found]:
 
 
 def _of_freshness(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
-    since = condition.last_success_at or condition.enabled_since
-    by = expected_by(since, condition.period)
-    match freshness(now, since, condition.period):
+    by = None if condition.expected is None else condition.expected.by
+    match judge(condition.expected, now):
         case "overdue":
             yield "overdue", "warning", "A planned read has not succeeded in time.", {"expected_by": _iso(by)}
         case "stale":

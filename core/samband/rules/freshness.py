@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from samband.errors import InvalidError
@@ -12,51 +12,56 @@ from samband.rules.schedule import Kept, timing_of
 
 Freshness = Literal["fresh", "overdue", "stale", "unknown"]
 
-WARN_AFTER: Final = dt.timedelta(hours=24)
 STALE_AFTER: Final = dt.timedelta(hours=48)
 _LEAST_GRACE: Final = dt.timedelta(minutes=15)
-# A week of a daily schedule, so that its weekend is seen.
-_TIMES_LOOKED_AT: Final = 8
+_MOST_GRACE: Final = dt.timedelta(hours=6)
 
 
-def freshness(now: dt.datetime, since: dt.datetime | None, period: dt.timedelta | None) -> Freshness:
-    """Tells how fresh an integration's data is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """Until when a read is awaited.
+
+    Attributes:
+        by: After this the next success is overdue.
+        stale_after: After this what we hold is stale.
+    """
+
+    by: dt.datetime
+    stale_after: dt.datetime
+
+    def judge(self, now: dt.datetime) -> Freshness:
+        """Tells how fresh an integration's data is now."""
+        if now > self.stale_after:
+            return "stale"
+        return "overdue" if now > self.by else "fresh"
+
+
+def expectation(schedules: Iterable[Kept], since: dt.datetime) -> Expectation | None:
+    """Gives what is expected after a success, by the schedule that reads soonest; None when nothing is planned.
+
+    A read is overdue when the first one planned after ``since`` has not succeeded within a quarter of the time to the
+    one after it (at least 15 minutes, at most 6 hours). So a schedule that rests at night or at the weekend is not
+    overdue then. It is stale when the second one has not succeeded either, and never before 48 hours.
 
     Args:
-        since: The last success, or when it was switched on if there was none; None when it is not switched on.
-        period: See `expected_period`; None when it is read by hand only, and nothing is expected.
-
-    A read is overdue once its period and a quarter of it (at least 15 minutes) have gone by without a success. It is
-    stale after two periods and that grace, and never before 48 hours.
+        since: The last success, or when the integration was switched on if there was none.
     """
-    if since is None or period is None:
-        return "unknown"
-    grace, age = max(_LEAST_GRACE, period / 4), now - since
-    if age > max(2 * period + grace, STALE_AFTER):
-        return "stale"
-    return "overdue" if age > period + grace else "fresh"
+    found = [expected for schedule in schedules if (expected := _of(schedule, since)) is not None]
+    return min(found, key=lambda expected: expected.by, default=None)
 
 
-def expected_by(since: dt.datetime | None, period: dt.timedelta | None) -> dt.datetime | None:
-    """Gives the instant after which the next success is overdue."""
-    if since is None or period is None:
-        return None
-    return since + period + max(_LEAST_GRACE, period / 4)
+def judge(expected: Expectation | None, now: dt.datetime) -> Freshness:
+    """Tells how fresh an integration's data is; ``unknown`` when nothing is expected of it."""
+    return "unknown" if expected is None else expected.judge(now)
 
 
-def expected_period(schedules: Iterable[Kept], now: dt.datetime) -> dt.timedelta | None:
-    """Gives the longest time that may lie between two planned reads, by the schedule that reads most often.
-
-    "Every weekday at 02:00" has three days in it, so of one schedule the longest gap counts; of several schedules the
-    most frequent one does. None when nothing is planned.
-    """
-    periods = [period for schedule in schedules if (period := _longest_gap(schedule, now)) is not None]
-    return min(periods, default=None)
-
-
-def _longest_gap(schedule: Kept, now: dt.datetime) -> dt.timedelta | None:
+def _of(schedule: Kept, since: dt.datetime) -> Expectation | None:
     try:
-        times = timing_of(schedule).upcoming(now, _TIMES_LOOKED_AT)
+        planned = timing_of(schedule).upcoming(since, 2)
     except InvalidError:
         return None  # the schedule itself says what is wrong with it
-    return max((later - earlier for earlier, later in pairwise(times)), default=None)
+    if not planned:
+        return None
+    first, second = planned[0], planned[-1]
+    grace = min(max(_LEAST_GRACE, (second - first) / 4), _MOST_GRACE)
+    return Expectation(by=first + grace, stale_after=max(second + grace, since + STALE_AFTER))

@@ -50,6 +50,7 @@ class DeliveryFigures:
     Attributes:
         is_enabled: Whether the integration is.
         healthy_at: When a delivery's proof last held; None when it never has.
+        since: When the address was made; silence is counted from there where nothing has come yet.
         waiting: Deliveries that no run has taken up yet.
     """
 
@@ -59,6 +60,7 @@ class DeliveryFigures:
     is_enabled: bool
     healthy_at: dt.datetime | None
     waiting: int
+    since: dt.datetime | None = None
     counts: tuple[HourCount, ...] = ()
 
 
@@ -66,13 +68,15 @@ def judgement(figures: DeliveryFigures, now: dt.datetime) -> dict[str, bool]:
     """Tells whether a person should hear of an integration's deliveries.
 
     ``is_rejecting``: more than a tenth of the last hour's were refused. ``is_silent``: none has been believed for more than
-    a day, where some had been before. Both are false where nobody expects any: the integration is not enabled.
+    a day, also where none has come since the address was made: it may have been entered wrongly over there. Both are
+    false where nobody expects any: the integration is not enabled.
     """
     verified, rejected = _sums(rolling_hour(figures.counts, now))
     total = verified + rejected
     # Estimates carry a rounding error of a millionth of a delivery.
     is_rejecting = round(total, 6) >= REJECTED_LEAST and rejected / total > REJECTED_SHARE
-    is_silent = figures.healthy_at is not None and now - figures.healthy_at > SILENCE
+    heard_at = figures.healthy_at or figures.since
+    is_silent = heard_at is not None and now - heard_at > SILENCE
     return {
         "is_rejecting": figures.is_enabled and is_rejecting,
         "is_silent": figures.is_enabled and is_silent,

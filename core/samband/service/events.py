@@ -137,17 +137,21 @@ class Subscriptions:
         row = await self._store.change(org, id, if_revision=if_revision, url=url, description=description, types=wanted)
         return await self._view(row)
 
-    async def delete(self, org: str, id: str) -> SubscriptionView:
+    async def delete(self, org: str, id: str, *, if_revision: int | None = None) -> SubscriptionView:
         """Removes a subscription with its deliveries, and gives it as it last was."""
         view = await self._view(await self._found(org, id))
-        await self._store.delete(org, id)
+        await self._store.delete(org, id, if_revision=if_revision)
         return view
 
-    async def replace_secret(self, org: str, id: str, *, overlap_s: float = OVERLAP_S) -> NewSecretView:
+    async def replace_secret(
+        self, org: str, id: str, *, overlap_s: float = OVERLAP_S, if_revision: int | None = None
+    ) -> NewSecretView:
         """Makes a new signing secret. The one before signs beside it for ``overlap_s`` seconds."""
         await self._found(org, id)
         secret = self._new_secret()
-        row = await self._store.replace_secret(org, id, secret, overlap_s=overlap_s, now=_now())
+        row = await self._store.replace_secret(
+            org, id, secret, overlap_s=overlap_s, now=_now(), if_revision=if_revision
+        )
         return NewSecretView(**(await self._view(row)).model_dump(), secret=secret)
 
     async def test(self, org: str, id: str) -> PingView:
@@ -184,14 +188,17 @@ class Subscriptions:
         return await self._view(await self._store.disable(org, id))
 
     async def replay(self, org: str, id: str, *, after: int | None = None, ids: Sequence[str] = ()) -> ReplayView:
-        """Has events sent again, marked as a replay: those after a number, or chosen ones. Their ids stay."""
+        """Has events sent again, marked as a replay: those after a number, or chosen ones. Their ids stay.
+
+        Of those after a number it takes the oldest 10,000; the answer's ``next`` says where to go on.
+        """
         await self._found(org, id)
         if after is not None:
             oldest = (await self._parts.store.events.after(org, 0, limit=1)).oldest
             if after < oldest - 1:
                 raise expired(oldest)
-        made = await self._parts.store.fan_out.replay(org, id, after=after, event_ids=list(ids), now=_now())
-        return ReplayView(replayed=made)
+        made, next = await self._parts.store.fan_out.replay(org, id, after=after, event_ids=list(ids), now=_now())
+        return ReplayView(replayed=made, next=next)
 
     async def deliveries(
         self, org: str, id: str, *, state: str | None = None, after: int | None = None, limit: int = 50

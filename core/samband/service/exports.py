@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -156,12 +156,28 @@ def _clean(values: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise InvalidError("The reimbursement is not valid.", problems=field_problems(error)) from None
     plain: dict[str, Any] = REIMBURSEMENT.validator.dump_python(valid, mode="json")
+    if wrong := sorted(_with_nul(plain)):
+        problems = [FieldProblem(field=name, code="nul", message="Leave out the character NUL.") for name in wrong]
+        raise InvalidError("The reimbursement is not valid.", problems=problems)
     for position, line in enumerate(plain["lines"]):
         line["amount"] = f"{Decimal(line['amount']):.2f}"
         if Decimal(line["amount"]) == 0:
             problem = FieldProblem(field=f"lines.{position}.amount", code="zero", message="An amount is above 0.00.")
             raise InvalidError("The reimbursement is not valid.", problems=[problem])
     return plain
+
+
+def _with_nul(value: Any, at: str = "") -> Iterator[str]:
+    """Gives the fields that hold NUL, which PostgreSQL cannot store."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            yield at
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _with_nul(inner, f"{at}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _with_nul(inner, f"{at}.{position}")
 
 
 def _check_id(id: str) -> None:

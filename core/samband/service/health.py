@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from samband.errors import SambandError
+from samband.errors import FieldProblem, InvalidError, SambandError
 from samband.presenting import alert_view
-from samband.rules.freshness import expected_by, expected_period, freshness
+from samband.rules.freshness import expectation, judge
 from samband.service.parts import Parts
 from samband.store.models import Integration, Schedule
 from samband.views import FeedPage, StatusView, StreamStatus
@@ -42,7 +42,7 @@ class Health:
             last_contact_at=integration.contact_at, probed_at=integration.probed_at, latency_ms=integration.latency_ms,
             **_freshness(integration, last_success_at, schedules),
             next_run_at=min((s.next_at for s in schedules if s.next_at is not None), default=None),
-            alerts=(await store.alerts.open_kinds(org)).get(integration.id, []),
+            alerts=(await store.alerts.open_kinds([org])).get(integration.id, []),
             streams=[
                 StreamStatus(
                     name=s.name, kind=s.kind, has_cursor=s.cursor is not None, is_full_read=s.reading_full,
@@ -53,24 +53,31 @@ class Health:
             open_dead_letters=await store.conditions.open_letters(integration.id),
         )  # fmt: skip
 
-    async def overview(self, organizations: Sequence[str]) -> list[OverviewView]:
-        """Gives one line for each integration of these organisations."""
-        lines: list[OverviewView] = []
+    async def overview(
+        self, organizations: Collection[str] | None = None, *, after: str | None = None, limit: int = 100
+    ) -> FeedPage:
+        """Gives one line for each integration of these organisations, of all when None: by organisation, then by type.
+
+        Args:
+            after: The ``next`` of the part before.
+        """
         store = self._parts.store
-        for org in organizations:
-            kinds = await store.alerts.open_kinds(org)
-            for integration, last_success_at, schedules in await store.conditions.lines(org):
-                lines.append(
-                    OverviewView(
-                        organization=org, type=integration.plugin, integration=integration.id,
-                        display_name=integration.display_name, state=integration.state,
-                        connection=integration.connection, connection_since=integration.connection_since,
-                        last_success_at=last_success_at, latency_ms=integration.latency_ms,
-                        probed_at=integration.probed_at, alerts=kinds.get(integration.id, []),
-                        **_freshness(integration, last_success_at, schedules),
-                    )
-                )  # fmt: skip
-        return lines
+        position = None if after is None else _position(after)
+        found = await store.conditions.lines(organizations, after=position, limit=limit + 1)
+        kinds = await store.alerts.open_kinds({line[0].organization_id for line in found})
+        items = [
+            OverviewView(
+                organization=integration.organization_id, type=integration.plugin, integration=integration.id,
+                display_name=integration.display_name, state=integration.state,
+                connection=integration.connection, connection_since=integration.connection_since,
+                last_success_at=last_success_at, latency_ms=integration.latency_ms,
+                probed_at=integration.probed_at, alerts=kinds.get(integration.id, []),
+                **_freshness(integration, last_success_at, schedules),
+            )
+            for integration, last_success_at, schedules in found[:limit]
+        ]  # fmt: skip
+        last = items[-1] if len(found) > limit else None
+        return FeedPage(items=items, next=None if last is None else f"{last.organization}:{last.type}")
 
     async def alerts(
         self, org: str, *, open_only: bool = True, type: str | None = None, after: str | None = None, limit: int = 50
@@ -133,13 +140,23 @@ def _scheduler_part(silent_s: float | None) -> str:
     return "ok"
 
 
+def _position(after: str) -> tuple[str, str]:
+    """Reads an organisation's id and a type, neither of which has a colon in it."""
+    organization, colon, type = after.partition(":")
+    if not colon:
+        text = "Pass the next of the part before, unchanged."
+        problem = FieldProblem(field="after", code="bad_position", message=text)
+        raise InvalidError("The position cannot be read.", problems=[problem])
+    return organization, type
+
+
 def _freshness(
     integration: Integration, last_success_at: dt.datetime | None, schedules: Sequence[Schedule]
 ) -> dict[str, Any]:
     if integration.state != "enabled":
         return {"freshness": "unknown"}
-    period, since = expected_period(schedules, dt.datetime.now(dt.UTC)), last_success_at or integration.updated_at
+    expected = expectation(schedules, last_success_at or integration.updated_at)
     return {
-        "freshness": freshness(dt.datetime.now(dt.UTC), since, period),
-        "expected_by": expected_by(since, period),
+        "freshness": judge(expected, dt.datetime.now(dt.UTC)),
+        "expected_by": None if expected is None else expected.by,
     }

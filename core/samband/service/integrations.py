@@ -28,6 +28,7 @@ from samband.store.models import Integration
 from samband.views import (
     CheckView,
     ErrorView,
+    FeedPage,
     IntegrationView,
 )
 
@@ -68,11 +69,13 @@ class Integrations:
         integration = await self._parts.store.catalog.add_integration(org, type, display_name, clean, pending)
         return await self._view(integration)
 
-    async def all(self, org: str) -> list[IntegrationView]:
+    async def page(self, org: str, *, after: str | None = None, limit: int = 100) -> FeedPage:
+        """Gives integrations by type."""
         await self._parts.store.catalog.organization(org)
-        integrations = await self._parts.store.catalog.integrations(org)
-        facts = await self._parts.store.catalog.credential_facts([i.id for i in integrations])
-        return [integration_view(i, facts.get(i.id)) for i in integrations]
+        found = await self._parts.store.catalog.integrations(org, after=after, limit=limit + 1)
+        facts = await self._parts.store.catalog.credential_facts([i.id for i in found[:limit]])
+        items = [integration_view(i, facts.get(i.id)) for i in found[:limit]]
+        return FeedPage(items=items, next=items[-1].type if len(found) > limit else None)
 
     async def get(self, org: str, type: str) -> IntegrationView:
         return await self._view(await self._parts.integration(org, type))
@@ -86,8 +89,22 @@ class Integrations:
         Changed settings have to be tested again: a tested or enabled integration becomes ``saved``. When they lead to
         other hosts than before, the credentials are forgotten and have to be entered again.
         """
-        integration = await self._parts.integration(org, type)
-        adapter = self._parts.registry.adapter(type)
+        for is_last in (*(False,) * (_TRIES - 1), True):
+            integration = await self._parts.integration(org, type)
+            if if_revision not in (None, integration.revision):
+                raise changed_meanwhile()
+            try:
+                return await self._change(integration, settings, display_name)
+            except ConflictError:
+                # Whether the settings lead elsewhere was judged by what is no longer there.
+                if if_revision is not None or is_last:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _change(
+        self, integration: Integration, settings: Mapping[str, Any] | None, display_name: str | None
+    ) -> IntegrationView:
+        adapter = self._parts.registry.adapter(integration.plugin)
         problems: list[FieldProblem] = []
         values: dict[str, Any] = {}
         is_new, leads_elsewhere = False, False
@@ -102,7 +119,7 @@ class Integrations:
             raise InvalidError("The integration cannot be changed.", problems=problems)
         changed = await self._parts.store.catalog.change_integration(
             integration,
-            if_revision=if_revision,
+            if_revision=integration.revision,
             is_retest_needed=is_new,
             # Whoever may point an integration at a host of theirs must not be handed the secret for the old one.
             forget_credentials=leads_elsewhere,

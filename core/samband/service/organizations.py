@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from samband.errors import FieldProblem, InvalidError
 from samband.presenting import organization_view
 from samband.service.parts import Parts
 from samband.service.wording import clean_name
-from samband.views import (
-    OrganizationView,
-)
+from samband.views import FeedPage, OrganizationView
 
 ORGANIZATION_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -36,8 +35,13 @@ class Organizations:
             raise InvalidError("The organisation cannot be added.", problems=problems)
         return organization_view(await self._parts.store.catalog.add_organization(id, name))
 
-    async def all(self) -> list[OrganizationView]:
-        return [organization_view(o) for o in await self._parts.store.catalog.organizations()]
+    async def page(
+        self, among: Collection[str] | None = None, *, after: str | None = None, limit: int = 100
+    ) -> FeedPage:
+        """Gives organisations by id; ``among`` limits them to those that a caller reaches."""
+        found = await self._parts.store.catalog.organizations(among, after=after, limit=limit + 1)
+        items = [organization_view(o) for o in found[:limit]]
+        return FeedPage(items=items, next=items[-1].id if len(found) > limit else None)
 
     async def get(self, org: str) -> OrganizationView:
         return organization_view(await self._parts.store.catalog.organization(org))

@@ -6,8 +6,8 @@ from samband.errors import ConflictError, InvalidError
 from samband.service.parts import Parts
 from samband.store.answers import Found, Request
 
-LOCK_S = 60.0
-"""How long a request may be worked on before its repeat takes over; longer than any request's time limit."""
+LOCK_S = 180.0
+"""How long a request may be worked on; longer than the slowest one. After that nobody is working on it any more."""
 
 
 class Repeats:
@@ -27,7 +27,7 @@ class Repeats:
 
         Raises:
             InvalidError: The key belongs to another request.
-            ConflictError: The same request is being worked on.
+            ConflictError: The same request is being worked on, or nobody knows what came of it.
         """
         found = await self._parts.store.answers.begin(request, lock_s=LOCK_S)
         if found is None:
@@ -37,6 +37,12 @@ class Repeats:
                 "This Idempotency-Key was used for another request.",
                 code="idempotency_key_reused",
                 hint="Use a new key for a new request.",
+            )
+        if found.state == "unknown":
+            raise ConflictError(
+                "The request with this Idempotency-Key was begun, and its end is not known.",
+                code="idempotency_outcome_unknown",
+                hint="See whether it was done; if not, send it with a new key.",
             )
         if found.state != "answered":
             raise ConflictError(
@@ -51,3 +57,6 @@ class Repeats:
 
     async def forget(self, request: Request) -> None:
         await self._parts.store.answers.forget(request)
+
+    async def doubt(self, request: Request) -> None:
+        await self._parts.store.answers.doubt(request)

@@ -106,10 +106,12 @@ class Schedules:
         integration = await self._parts.integration(org, type)
         return await self._view(integration, await self._parts.store.schedules.one(integration.id, name))
 
-    async def cancel(self, org: str, type: str, name: str = DEFAULT_NAME) -> CancelledScheduleView:
+    async def cancel(
+        self, org: str, type: str, name: str = DEFAULT_NAME, *, if_revision: int | None = None
+    ) -> CancelledScheduleView:
         """Deletes a schedule: nothing of it starts any more. A run that has begun goes on."""
         integration = await self._parts.integration(org, type)
-        removed = await self._parts.store.schedules.remove(integration, name)
+        removed = await self._parts.store.schedules.remove(integration, name, if_revision=if_revision)
         return CancelledScheduleView(
             organization=org, type=type, name=name, dropped_occurrences=removed.waiting,
             cancelled_run=removed.cancelled_run, live_run=removed.live_run,

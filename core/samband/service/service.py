@@ -128,9 +128,11 @@ class Service:
             catch_up=catch_up, misfire_grace_s=misfire_grace_s, jitter_s=jitter_s, if_revision=if_revision,
         )  # fmt: skip
 
-    async def cancel_scheduled_sync(self, org: str, type: str, *, name: str = DEFAULT_NAME) -> CancelledScheduleView:
+    async def cancel_scheduled_sync(
+        self, org: str, type: str, *, name: str = DEFAULT_NAME, if_revision: int | None = None
+    ) -> CancelledScheduleView:
         """Stops reading an integration by itself; see `Schedules.cancel`."""
-        return await self.schedules.cancel(org, type, name)
+        return await self.schedules.cancel(org, type, name, if_revision=if_revision)
 
     async def get_integration_status(self, org: str, type: str) -> StatusView:
         """Tells how an integration is doing."""
@@ -160,6 +162,7 @@ class Service:
         """
         type, _, key = source.partition("/")
         lower = {name.lower(): value for name, value in (headers or {}).items()}
+        await self.webhooks.knock(type, key)
         with self.webhooks.room_for(key, len(payload)):
             return await self.webhooks.receive(
                 type, key, Parcel(method=method.upper(), headers=lower, query=query or {}, body=payload)

@@ -49,6 +49,10 @@ class Webhooks:
         """Holds a place for a delivery before it is read; see `Receiving.room_for`."""
         return self._receiving.room_for(key, size)
 
+    async def knock(self, type: str, key: str) -> None:
+        """Passes when there is such an address; see `Receiving.knock`."""
+        await self._receiving.knock(type, key)
+
     async def receive(self, type: str, key: str, parcel: Parcel) -> Received:
         """Verifies a delivery and takes it in; see `Receiving.take`."""
         return await self._receiving.take(type, key, parcel)
@@ -90,13 +94,14 @@ class Webhooks:
         return await self._view(address, made=first if is_first else None)
 
     async def replace_secret(
-        self, org: str, type: str, *, secret: str | None = None, overlap_s: int = 0
+        self, org: str, type: str, *, secret: str | None = None, overlap_s: int = 0, if_revision: int | None = None
     ) -> WebhookView:
         """Puts a new secret in place of the present one.
 
         Args:
             secret: The sender's; None makes one, which is given in this answer alone.
             overlap_s: How long the present one goes on counting beside it. Each use of it is noted.
+            if_revision: Only if nobody changed the webhook since this revision.
         """
         integration = await self._parts.integration(org, type)
         proof = self._proof(type)
@@ -109,7 +114,7 @@ class Webhooks:
             raise InvalidError("The secret cannot be replaced.", problems=[problem])
         made = None if secret is not None else make_secret(proof)
         address = await self._parts.store.webhooks.replace_secret(
-            integration, secret or made or "", overlap_s=overlap_s
+            integration, secret or made or "", overlap_s=overlap_s, if_revision=if_revision
         )
         if address is None:
             raise _no_webhook()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -74,12 +74,14 @@ class Alerts:
                 await audit.record(conn, organization_id, "alert.acknowledged", f"alert/{alert_id}", {"kind": row.kind})
         return Alert(**row._mapping)
 
-    async def open_kinds(self, organization_id: str) -> dict[str, list[str]]:
-        """Gives, per integration, the kinds of its open alerts."""
+    async def open_kinds(self, organization_ids: Collection[str]) -> dict[str, list[str]]:
+        """Gives, per integration of these organisations, the kinds of its open alerts, the newest first."""
+        about = sa.and_(_alert.c.organization_id.in_(organization_ids), _alert.c.integration_id.is_not(None))
+        query = sa.select(_alert.c.integration_id, _alert.c.kind).where(about, _alert.c.closed_at.is_(None))
         kinds: dict[str, list[str]] = {}
-        for alert in await self.page(organization_id, open_only=True, integration_id=None, before=None, limit=1000):
-            if alert.integration_id is not None:
-                kinds.setdefault(alert.integration_id, []).append(alert.kind)
+        async with self._db.read() as conn:
+            for row in await conn.execute(query.order_by(_alert.c.id.desc())):
+                kinds.setdefault(row.integration_id, []).append(row.kind)
         return kinds
 
     async def _open(self, organization_id: str) -> dict[tuple[str, str], int]:

@@ -45,7 +45,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What is there already under a key: ``state`` is ``started`` or ``answered``; ``answer`` is set with the latter."""
+    """What is there already under a key.
+
+    Attributes:
+        state: ``started``, ``answered``, or ``unknown``: it was begun, and nobody knows what came of it.
+        status: Of the answer, with ``answered``; so are ``headers`` and ``body``.
+    """
 
     fingerprint: str
     state: str
@@ -64,7 +69,8 @@ class Answers:
     async def begin(self, request: Request, *, lock_s: float) -> Found | None:
         """Reserves the key for a request; None when the caller may go on, otherwise what is there already.
 
-        A reservation that is older than ``lock_s`` and has no answer belongs to a process that died: it is taken over.
+        A reservation that is older than ``lock_s`` and has no answer belongs to a process that died. It is not taken
+        over: what it was for may have been done.
         """
         now = dt.datetime.now(dt.UTC)
         fresh = {
@@ -73,21 +79,18 @@ class Answers:
         }  # fmt: skip
         insert = sqlite.insert(_kept) if self._db.is_sqlite else postgresql.insert(_kept)
         statement = insert.values(caller=request.caller, route=request.route, key=request.key, **fresh)
-        is_over = sa.or_(
-            _kept.c.created_at < now - KEPT_FOR,
-            sa.and_(_kept.c.state == "started", _kept.c.locked_until < self._db.now()),
-        )
         statement = statement.on_conflict_do_update(
             index_elements=[_kept.c.caller, _kept.c.route, _kept.c.key],
             set_={name: getattr(statement.excluded, name) for name in fresh},
-            where=is_over,
+            where=_kept.c.created_at < now - KEPT_FOR,
         )
         async with self._db.write() as conn:
             answer = await conn.execute(statement.returning(_kept.c.state))
             if answer.one_or_none() is not None:
                 return None
-            row = (await conn.execute(sa.select(_kept).where(self._is(request)))).one_or_none()
-        return None if row is None else self._found(request, row)
+            is_late = (_kept.c.locked_until < self._db.now()).label("is_late")
+            row = (await conn.execute(sa.select(_kept, is_late).where(self._is(request)))).one()
+        return self._found(request, row)
 
     async def keep(self, request: Request, *, status: int, headers: dict[str, str], body: bytes) -> None:
         """Keeps the answer, sealed: it may hold a secret that is shown once."""
@@ -102,6 +105,12 @@ class Answers:
         async with self._db.write() as conn:
             await conn.execute(sa.delete(_kept).where(self._is(request), _kept.c.state == "started"))
 
+    async def doubt(self, request: Request) -> None:
+        """Notes that the request ended in a way that does not tell whether it was done."""
+        async with self._db.write() as conn:
+            mine = sa.update(_kept).where(self._is(request), _kept.c.state == "started")
+            await conn.execute(mine.values(state="unknown"))
+
     async def sweep(self) -> int:
         """Throws away what is older than 24 hours; gives how many."""
         old = sa.select(_kept.c.caller, _kept.c.route, _kept.c.key).where(
@@ -114,7 +123,8 @@ class Answers:
 
     def _found(self, request: Request, row: sa.Row[tuple[object, ...]]) -> Found:
         if row.state != "answered":
-            return Found(fingerprint=row.fingerprint, state=row.state, headers={})
+            state = "unknown" if row.is_late else row.state
+            return Found(fingerprint=row.fingerprint, state=state, headers={})
         if row.fingerprint != request.fingerprint:  # never opened: it is not this request's
             return Found(fingerprint=row.fingerprint, state=row.state, headers={})
         headers, body = orjson.loads(self._vault.open(bytes(row.answer), owner=request.owner))

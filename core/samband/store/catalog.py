@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import ConflictError, NotFoundError
 from samband.store import audit
-from samband.store.columns import iso_ms
+from samband.store.columns import iso_ms, now
 from samband.store.connections import move_connection
 from samband.store.database import Database
 from samband.store.ids import new_id
@@ -89,7 +89,7 @@ class Catalog:
     # ── organisations ────────────────────────────────────────────────────────
 
     async def add_organization(self, organization_id: str, name: str) -> Organization:
-        row = Organization(id=organization_id, name=name, created_at=dt.datetime.now(dt.UTC))
+        row = Organization(id=organization_id, name=name, created_at=now())
         try:
             async with self._db.write() as conn:
                 await conn.execute(sa.insert(_organization).values(**row.model_dump()))
@@ -100,10 +100,22 @@ class Catalog:
             ) from err
         return row
 
-    async def organizations(self) -> list[Organization]:
+    async def organizations(
+        self, among: Collection[str] | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> list[Organization]:
+        """Gives organisations by id.
+
+        Args:
+            among: Only these; None for all.
+            after: Goes on after this id.
+        """
+        query = sa.select(_organization).order_by(_organization.c.id).limit(limit)
+        if among is not None:
+            query = query.where(_organization.c.id.in_(among))
+        if after is not None:
+            query = query.where(_organization.c.id > after)
         async with self._db.read() as conn:
-            rows = await conn.execute(sa.select(_organization).order_by(_organization.c.id))
-            return [Organization(**row._mapping) for row in rows]
+            return [Organization(**row._mapping) for row in await conn.execute(query)]
 
     async def organization(self, organization_id: str) -> Organization:
         """Gives an organisation, or raises `NotFoundError`."""
@@ -122,10 +134,10 @@ class Catalog:
         credentials: PendingCredentials | None = None,
     ) -> Integration:  # fmt: skip
         """Adds an integration, with its credentials in the same transaction where they are given."""
-        now = dt.datetime.now(dt.UTC)
+        at = now()
         row = Integration(
             id=new_id(), organization_id=organization_id, plugin=plugin, display_name=display_name, state="saved",
-            settings=settings, created_at=now, updated_at=now,
+            settings=settings, created_at=at, updated_at=at,
         )  # fmt: skip
         try:
             async with self._db.write() as conn:
@@ -141,13 +153,15 @@ class Catalog:
             ) from err
         return row
 
-    async def integrations(self, organization_id: str) -> list[Integration]:
+    async def integrations(
+        self, organization_id: str, *, after: str | None = None, limit: int | None = None
+    ) -> list[Integration]:
+        """Gives an organisation's integrations by type, from the one after ``after`` on."""
+        query = sa.select(_integration).where(_integration.c.organization_id == organization_id)
+        if after is not None:
+            query = query.where(_integration.c.plugin > after)
         async with self._db.read() as conn:
-            rows = await conn.execute(
-                sa.select(_integration)
-                .where(_integration.c.organization_id == organization_id)
-                .order_by(_integration.c.plugin)
-            )
+            rows = await conn.execute(query.order_by(_integration.c.plugin).limit(limit))
             return [Integration(**row._mapping) for row in rows]
 
     async def integration(self, organization_id: str, plugin: str) -> Integration:
@@ -231,8 +245,8 @@ class Catalog:
             code: Of the error that was met.
         """
         async with self._db.write() as conn:
-            now = await _locked(conn, integration.id)
-            if now is None or now.revision != integration.revision:
+            present = await _locked(conn, integration.id)
+            if present is None or present.revision != integration.revision:
                 return  # settings that changed during the test were not the ones tested, so the result is not theirs
             await move_connection(
                 conn, integration.id, connection, code=code, last_check=check, latency_ms=check["latency_ms"],

@@ -46,7 +46,14 @@ class UtcInstant(sa.types.TypeDecorator[dt.datetime]):
 
 def iso_ms(value: dt.datetime) -> str:
     """Gives the one text form of an instant on SQLite, for instance ``2026-03-29T01:00:00.000Z``."""
-    return value.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+    # Not strftime: it writes a year before 1000 with fewer than four digits, which would sort after the others.
+    return value.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def now() -> dt.datetime:
+    """Gives the present as every database keeps it, in milliseconds: what is answered now is what is read later."""
+    present = dt.datetime.now(dt.UTC)
+    return present.replace(microsecond=present.microsecond // 1000 * 1000)
 
 
 # None is NULL and not the JSON word null, so that "IS NULL" finds it.

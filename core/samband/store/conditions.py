@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from samband.store.connections import move_connection
 from samband.store.database import Database
-from samband.store.models import LIVE, Alert, Credential, DeadLetter, Integration, Run, Schedule
+from samband.store.models import LIVE, Alert, Credential, DeadLetter, ExportItem, Integration, Run, Schedule
 
 _alert: sa.Table = Alert.__table__  # type: ignore[attr-defined]
 _integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
@@ -19,6 +19,10 @@ _credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
 _schedule: sa.Table = Schedule.__table__  # type: ignore[attr-defined]
 _dead: sa.Table = DeadLetter.__table__  # type: ignore[attr-defined]
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+
+UNCERTAIN_FOR = dt.timedelta(hours=1)
+"""How long nobody may know of an exported item whether it arrived before somebody is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class Observed:
     open_letters: int
     held_run: str | None
     stalled_run: str | None
+    uncertain_items: int
     credentials_expire_at: dt.datetime | None
     schedules: Sequence[Schedule]
 
@@ -71,19 +76,36 @@ class Conditions:
         async with self._db.read() as conn:
             return int(await conn.scalar(sa.select(sa.func.count()).select_from(_dead).where(mine)) or 0)
 
-    async def lines(self, organization_id: str) -> list[tuple[Integration, dt.datetime | None, list[Schedule]]]:
-        """Gives every integration of an organisation, its last success and its active schedules."""
+    async def lines(
+        self, organization_ids: Collection[str] | None = None, *, after: tuple[str, str] | None = None, limit: int
+    ) -> list[tuple[Integration, dt.datetime | None, list[Schedule]]]:
+        """Gives integrations with their last success and their active schedules, by organisation and type.
+
+        Two statements, however many organisations there are.
+
+        Args:
+            organization_ids: Only of these; None for all.
+            after: Goes on after this organisation and type.
+        """
         good = sa.and_(
             _run.c.integration_id == _integration.c.id, _run.c.operation == "sync",
             _run.c.state.in_(("succeeded", "partial")), _run.c.selection.is_(None),
         )  # fmt: skip
         last = sa.select(_run.c.finished_at).where(good).order_by(_run.c.id.desc()).limit(1)
         query = sa.select(_integration, last.correlate(_integration).scalar_subquery().label("last_success_at"))
-        active = sa.and_(_schedule.c.organization_id == organization_id, _schedule.c.paused_at.is_(None))
+        place = _integration.c.organization_id, _integration.c.plugin
+        query = query.order_by(*place).limit(limit)
+        if organization_ids is not None:
+            query = query.where(_integration.c.organization_id.in_(organization_ids))
+        if after is not None:
+            query = query.where(sa.tuple_(*place) > sa.tuple_(*map(sa.literal, after)))
+        planned: dict[str, list[Schedule]] = {}
         async with self._db.read() as conn:
-            rows = (await conn.execute(query.where(_integration.c.organization_id == organization_id))).all()
-            planned = [Schedule(**r._mapping) for r in await conn.execute(sa.select(_schedule).where(active))]
-        return [(_integration_of(r), r.last_success_at, [s for s in planned if s.integration_id == r.id]) for r in rows]
+            rows = (await conn.execute(query)).all()
+            active = sa.and_(_schedule.c.integration_id.in_([r.id for r in rows]), _schedule.c.paused_at.is_(None))
+            for found in await conn.execute(sa.select(_schedule).where(active)):
+                planned.setdefault(found.integration_id, []).append(Schedule(**found._mapping))
+        return [(_integration_of(r), r.last_success_at, planned.get(r.id, [])) for r in rows]
 
     # ── the probe ────────────────────────────────────────────────────────────
 
@@ -118,6 +140,7 @@ class Conditions:
 
 
 def _observation(stalled_before: dt.datetime) -> sa.Select[Any]:
+    long_ago = dt.datetime.now(dt.UTC) - UNCERTAIN_FOR
     ended = sa.and_(
         _run.c.integration_id == _integration.c.id, _run.c.operation == "sync",
         _run.c.state.in_(("succeeded", "partial", "failed")),
@@ -130,6 +153,9 @@ def _observation(stalled_before: dt.datetime) -> sa.Select[Any]:
     )
     moved = sa.func.coalesce(_run.c.progress_at, _run.c.started_at, _run.c.created_at)
     stalled = sa.and_(live, _run.c.state.in_(("running", "waiting")), moved < stalled_before)
+    uncertain = sa.and_(
+        _item.c.integration_id == _integration.c.id, _item.c.state.in_(("sent", "unknown")), _item.c.sent_at < long_ago
+    )
     letters = sa.and_(_dead.c.integration_id == _integration.c.id, _dead.c.acknowledged_at.is_(None))
 
     def one(column: Any, where: Any) -> Any:
@@ -144,6 +170,7 @@ def _observation(stalled_before: dt.datetime) -> sa.Select[Any]:
         sa.select(sa.func.count()).where(letters).correlate(_integration).scalar_subquery().label("open_letters"),
         one(_run.c.id, sa.and_(live, _run.c.state == "held")).label("held_run"),
         one(_run.c.id, stalled).label("stalled_run"),
+        sa.select(sa.func.count()).where(uncertain).correlate(_integration).scalar_subquery().label("uncertain_items"),
         sa.select(_credential.c.expires_at).where(_credential.c.integration_id == _integration.c.id)
         .correlate(_integration).scalar_subquery().label("credentials_expire_at"),
     )  # fmt: skip
@@ -152,7 +179,7 @@ def _observation(stalled_before: dt.datetime) -> sa.Select[Any]:
 def _observed(row: sa.Row[Any], schedules: Sequence[Schedule]) -> Observed:
     return Observed(
         integration=_integration_of(row), last_success_at=row.last_success_at, failures_in_row=row.failures_in_row,
-        open_letters=row.open_letters, held_run=row.held_run, stalled_run=row.stalled_run,
+        open_letters=row.open_letters, held_run=row.held_run, stalled_run=row.stalled_run, uncertain_items=row.uncertain_items,
         credentials_expire_at=row.credentials_expire_at, schedules=schedules,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.store.columns import UtcInstant
 from samband.store.database import Database
 from samband.store.models import EventAttempt, EventDelivery, Outbox, Subscription
-from samband.store.subscriptions import switch_off
+from samband.store.subscriptions import hold, switch_off
 
 __all__ = ["Deliveries", "Delivery", "Failure", "plan_by_order"]
 
@@ -175,16 +175,19 @@ class Deliveries:
     async def note_success(self, delivery: Delivery, now: dt.datetime, *, status: int, duration_ms: int) -> None:
         """Ends a delivery that was received, also when its lease has run out meanwhile: received is received."""
         async with self._db.write() as conn:
+            # The subscription's row before those of its deliveries, as everywhere; see `hold`.
+            cleared = await conn.execute(
+                sa.update(_subscription)
+                .where(_subscription.c.id == delivery.subscription_id, _subscription.c.failing_since.is_not(None))
+                .values(failing_since=None)
+            )
+            if cleared.rowcount != 1:
+                await hold(conn, delivery.subscription_id, shared=True)
             await self._note_attempt(conn, delivery, status, duration_ms, "")
             await conn.execute(
                 sa.update(_delivery)
                 .where(_delivery.c.id == delivery.id, _PENDING)
                 .values(state="delivered", status=status, error="", lease_until=None, finished_at=now)
-            )
-            await conn.execute(
-                sa.update(_subscription)
-                .where(_subscription.c.id == delivery.subscription_id, _subscription.c.failing_since.is_not(None))
-                .values(failing_since=None)
             )
 
     async def note_failure(
@@ -192,6 +195,7 @@ class Deliveries:
     ) -> str | None:
         """Puts a delivery off or gives it up; gives the reason when the subscription was switched off because of it."""
         async with self._db.write() as conn:
+            await hold(conn, delivery.subscription_id)
             await self._note_attempt(conn, delivery, status, duration_ms, failure.error)
             values: dict[str, Any] = {"status": status, "error": failure.error, "lease_until": None}
             if failure.switch_off is not None:
@@ -304,4 +308,5 @@ class Deliveries:
         if not ids:
             return 0
         async with self._db.write() as conn:
+            await hold(conn, subscription_id)
             return int((await conn.execute(sa.delete(_delivery).where(_delivery.c.id.in_(ids)))).rowcount)

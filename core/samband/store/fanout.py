@@ -17,7 +17,10 @@ from samband.store.deliveries import plan_by_order
 from samband.store.models import EventDelivery, Organization, Outbox, Subscription
 from samband.store.outbox import of_types
 
-__all__ = ["FanOut"]
+__all__ = ["MAX_REPLAYED", "FanOut"]
+
+MAX_REPLAYED = 10_000
+"""Events that one call has sent again: what is made in one transaction, and what a receiver is to bear, has a bound."""
 
 _organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
 _outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
@@ -76,9 +79,15 @@ class FanOut:
 
     async def replay(
         self, organization_id: str, subscription_id: str, *, after: int | None, event_ids: Sequence[str],
-        now: dt.datetime,
-    ) -> int:  # fmt: skip
-        """Has events sent again: those after a number that the filter lets through, or chosen ones; gives how many.
+        now: dt.datetime, limit: int = MAX_REPLAYED,
+    ) -> tuple[int, int | None]:  # fmt: skip
+        """Has events sent again: those after a number that the filter lets through, or chosen ones.
+
+        Args:
+            limit: Of those after a number, the oldest so many.
+
+        Returns:
+            How many, and the number to go on after when there are more.
 
         Raises:
             ConflictError: The subscription is switched off.
@@ -89,11 +98,14 @@ class FanOut:
         on_its_way = sa.select(_delivery.c.seq).where(
             _delivery.c.subscription_id == subscription_id, _delivery.c.state == _PENDING_WORD
         )
+        is_free = _outbox.c.seq.not_in(on_its_way)
+        upto: int | None = None
         async with self._db.write() as conn:
             query = sa.select(_subscription).where(
                 _subscription.c.id == subscription_id, _subscription.c.organization_id == organization_id
             )
-            row = (await conn.execute(query.with_for_update())).one_or_none()
+            # Nothing that becomes of other deliveries meanwhile waits for this, only who changes the subscription.
+            row = (await conn.execute(query.with_for_update(key_share=True))).one_or_none()
             if row is None:
                 raise NotFoundError("There is no such subscription.", code="subscription_not_found")
             if row.state != "enabled":
@@ -104,20 +116,22 @@ class FanOut:
                 chosen = sa.and_(
                     _outbox.c.seq > after, _outbox.c.seq <= row.fanned_seq, of_types(_outbox.c.type, row.types)
                 )
+                upto = await self._end_of_part(conn, sa.and_(mine, chosen, is_free), limit)
+                chosen = chosen if upto is None else sa.and_(chosen, _outbox.c.seq <= upto)
             elif await conn.scalar(sa.select(sa.func.count()).where(mine, chosen)) != len(set(event_ids)):
                 problem = FieldProblem(field="ids", code="unknown_event", message="One of them is not kept here.")
                 raise InvalidError("These events cannot be replayed.", problems=[problem])
-            made = await self._insert(
-                conn,
-                organization_id,
-                subscription_id,
-                sa.and_(chosen, _outbox.c.seq.not_in(on_its_way)),
-                now,
-                is_replay=True,
-            )
+            free = sa.and_(chosen, is_free)
+            made = await self._insert(conn, organization_id, subscription_id, free, now, is_replay=True)
             detail = {"after": after, "chosen": len(event_ids), "events": made}
             await record(conn, organization_id, "subscription.replayed", f"subscription/{subscription_id}", detail)
-        return made
+        return made, upto
+
+    async def _end_of_part(self, conn: AsyncConnection, chosen: sa.ColumnElement[bool], limit: int) -> int | None:
+        """Gives the number of the last of so many events, or None when there are no more than that."""
+        seqs = sa.select(_outbox.c.seq).where(chosen).order_by(_outbox.c.seq).offset(limit - 1).limit(2)
+        found = list((await conn.scalars(seqs)).all())
+        return found[0] if len(found) == 2 else None
 
     async def _insert(
         self, conn: AsyncConnection, organization_id: str, subscription_id: str, chosen: sa.ColumnElement[bool],

@@ -72,8 +72,8 @@ class Feeds:
             return [Run(**row._mapping) for row in rows]
 
     async def last_runs(self, integration_id: str) -> tuple[Run | None, Run | None]:
-        """Gives the newest run and the newest one that went well; a dry run is neither, and a backfill not the latter."""
-        mine = sa.select(_run).where(_run.c.integration_id == integration_id, _run.c.operation != "dry_run")
+        """Gives the newest run and the newest one that went well; of syncs, and a backfill is not the latter."""
+        mine = sa.select(_run).where(_run.c.integration_id == integration_id, _run.c.operation == "sync")
         mine = mine.order_by(_run.c.id.desc()).limit(1)
         async with self._db.read() as conn:
             last = (await conn.execute(mine)).one_or_none()

@@ -210,7 +210,7 @@ class Inboxes:
         webhooks = (
             sa.select(
                 _webhook.c.organization_id, _webhook.c.integration_id, _webhook.c.plugin, _webhook.c.received_at,
-                _integration.c.state,
+                _webhook.c.created_at, _integration.c.state,
                 sa.select(sa.func.count()).where(
                     _inbox.c.integration_id == _webhook.c.integration_id, sa.text("inbox.state = 'received'")
                 ).scalar_subquery().label("waiting"),
@@ -230,7 +230,7 @@ class Inboxes:
             DeliveryFigures(
                 organization_id=row.organization_id, integration_id=row.integration_id, plugin=row.plugin,
                 is_enabled=row.state == "enabled", healthy_at=row.received_at, waiting=row.waiting,
-                counts=tuple(by_integration[row.integration_id]),
+                since=row.created_at, counts=tuple(by_integration[row.integration_id]),
             )
             for row in rows
         ]  # fmt: skip

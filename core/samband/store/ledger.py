@@ -4,7 +4,7 @@
                     → rejected               (over: the claim may be mended and taken again)
                     → unknown → accepted      (looked up and found)
                               → reserved      (looked up and not there)
-    reserved → released                       (never sent; the order was given up)
+    reserved → released                       (never sent; the order was cancelled or failed)
 
 ``sent`` is written before the adapter is called. What a worker leaves in that state when it dies is as uncertain as an
 answer that never came: it leaves by being looked up, and no other way.
@@ -26,13 +26,12 @@ from samband.errors import AlreadyRunningError, StaleLeaseError
 from samband.rules.selecting import LIVE_STATES, Choice, Claim, choose, item_key
 from samband.store import audit
 from samband.store.database import Database
-from samband.store.models import ExportItem, Integration, Organization, Reimbursement, Run
+from samband.store.models import ExportItem, Integration, Reimbursement, Run
 from samband.store.outbox import emit
 from samband.store.runs import Lease, Runs, fenced, owned
 
 _item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
 _claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
 
 MAX_CLAIMS = 10_000
@@ -64,8 +63,8 @@ class Ledger:
         """
         org = integration.organization_id
         async with self._db.write() as conn:
-            await self._one_at_a_time(conn, org)
-            choice = choose(claim_ids, await self._claims(conn, org, integration.id, claim_ids))
+            await one_at_a_time(conn, org)
+            choice = choose(claim_ids, await self._claims(conn, org, claim_ids))
             run: Run | None = None
             if choice.taken or await self._has_uncertain(conn, integration.id):
                 run = await self._runs.order_in(
@@ -80,18 +79,11 @@ class Ledger:
                 await audit.record(conn, org, "export.ordered", f"integration/{integration.id}", detail)
         return run, choice
 
-    async def _one_at_a_time(self, conn: AsyncConnection, organization_id: str) -> None:
-        if not self._db.is_sqlite:
-            mine = sa.select(_organization.c.id).where(_organization.c.id == organization_id)
-            await conn.execute(mine.with_for_update())
-
     async def _claims(
-        self, conn: AsyncConnection, organization_id: str, integration_id: str, claim_ids: Sequence[str] | None
+        self, conn: AsyncConnection, organization_id: str, claim_ids: Sequence[str] | None
     ) -> list[Claim]:
-        mine = sa.and_(
-            _item.c.organization_id == organization_id, _item.c.integration_id == integration_id,
-            _item.c.reimbursement_id == _claim.c.id,
-        )  # fmt: skip
+        # Wherever it went: a claim that is in one set of books must not be put into another by itself.
+        mine = sa.and_(_item.c.organization_id == _claim.c.organization_id, _item.c.reimbursement_id == _claim.c.id)
         live = sa.select(_item.c.state).where(mine, _item.c.state.in_(LIVE_STATES)).limit(1)
         query = sa.select(
             _claim.c.id, _claim.c.version, _claim.c.status,
@@ -173,8 +165,10 @@ class Ledger:
                     counts[receipt.state] += 1
             done = {"created": counts["accepted"], "failed": counts["rejected"]}
             changed: dict[str, Any] = {name: _run.c[name] + n for name, n in done.items() if n}
-            changed |= {"attempt": 0, "progress_at": dt.datetime.now(dt.UTC)}
-            await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**changed))
+            if done["created"] or done["failed"]:
+                changed |= {"attempt": 0, "progress_at": dt.datetime.now(dt.UTC)}
+            if changed:
+                await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**changed))
         return counts
 
     async def _settle_one(
@@ -212,15 +206,28 @@ class Ledger:
                 _item.c.key.in_(list(keys)), _item.c.integration_id == lease.integration_id,
                 _item.c.state.in_(from_states),
             )  # fmt: skip
-            answer = await conn.execute(sa.update(_item).where(mine).values(state="reserved", sent_at=None))
+            answer = await conn.execute(
+                sa.update(_item).where(mine).values(state="reserved", sent_at=None, run_id=lease.run_id)
+            )
         return int(answer.rowcount)
 
-    async def uncertain(self, integration_id: str, limit: int, *, after: str = "") -> list[ExportItem]:
-        """Gives items whose fate nobody knows, in the order of their keys."""
+    async def uncertain(
+        self, integration_id: str, limit: int, *, settle_after_s: float, after: str = ""
+    ) -> list[tuple[ExportItem, bool]]:
+        """Gives items whose fate nobody knows, in the order of their keys, and whether each has been out long enough.
+
+        Args:
+            settle_after_s: How long, by the database's clock, before not being found means that it never arrived.
+        """
         mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state.in_(UNCERTAIN), _item.c.key > after)
+        is_judged = sa.func.coalesce(_item.c.sent_at <= self._db.after(-settle_after_s), sa.true()).label("is_judged")
         async with self._db.read() as conn:
-            rows = await conn.execute(sa.select(_item).where(mine).order_by(_item.c.key).limit(limit))
-            return [ExportItem(**row._mapping) for row in rows]
+            rows = (
+                await conn.execute(sa.select(_item, is_judged).where(mine).order_by(_item.c.key).limit(limit))
+            ).all()
+        return [
+            (ExportItem(**{c.name: row._mapping[c.name] for c in _item.columns}), bool(row.is_judged)) for row in rows
+        ]
 
     # ── listings ─────────────────────────────────────────────────────────────
 
@@ -247,6 +254,16 @@ class Ledger:
         answer = await conn.execute(fenced(sa.update(_run), lease).values(fence=_run.c.fence))
         if answer.rowcount != 1:
             raise StaleLeaseError("Another worker owns this run now.")
+
+
+async def one_at_a_time(conn: AsyncConnection, organization_id: str) -> None:
+    """Has everything that reserves or changes an organisation's claims wait for what does so already.
+
+    By an advisory lock, which no run's own transactions take; on SQLite the transaction itself has that effect.
+    """
+    if conn.dialect.name == "postgresql":
+        lock = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:whose, 7226224))")
+        await conn.execute(lock, {"whose": organization_id})
 
 
 def _evidence(receipt: Receipt) -> dict[str, Any]:

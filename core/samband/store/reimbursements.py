@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,13 @@ import sqlalchemy as sa
 
 from samband.errors import ConflictError, NotFoundError
 from samband.rules.selecting import LIVE_STATES
-from samband.store import audit
+from samband.store import audit, columns
 from samband.store.database import Database
-from samband.store.models import ExportItem, Organization, Reimbursement
+from samband.store.ledger import one_at_a_time
+from samband.store.models import ExportItem, Reimbursement
 
 _claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
 _item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +44,11 @@ class Reimbursements:
             ConflictError: It has gone out in its present version (`already_exported`), or is not the version that the
                 caller saw (`revision_mismatch`).
         """
-        now = dt.datetime.now(dt.UTC)
+        now = columns.now()
         mine = self._is(organization_id, claim_id)
         async with self._db.write() as conn:
             # Locks against a reservation that is being made of the same claim.
-            await self._lock(conn, organization_id)
+            await one_at_a_time(conn, organization_id)
             row = (await conn.execute(sa.select(_claim).where(mine))).one_or_none()
             if if_version is not None and (row is None or row.version != if_version):
                 raise _mismatch()
@@ -91,12 +90,6 @@ class Reimbursements:
         async with self._db.read() as conn:
             rows = await conn.execute(query.order_by(_claim.c.id).limit(limit))
             return [Reimbursement(**row._mapping) for row in rows]
-
-    async def _lock(self, conn: Any, organization_id: str) -> None:
-        # One order after another for an organisation; on SQLite the transaction itself has that effect.
-        if not self._db.is_sqlite:
-            locked = sa.select(_organization.c.id).where(_organization.c.id == organization_id).with_for_update()
-            await conn.execute(locked)
 
     async def _demand_at_home(self, conn: Any, organization_id: str, claim_id: str) -> None:
         away = sa.select(_item.c.state).where(

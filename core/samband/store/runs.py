@@ -14,16 +14,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import AlreadyRunningError, ConflictError, RunCancelledError, StaleLeaseError
 from samband.store import audit, letters
-from samband.store.columns import UtcInstant
+from samband.store.columns import UtcInstant, now
 from samband.store.connections import move_connection
 from samband.store.database import Database
 from samband.store.fairness import Bounds, has_room, is_due, startable, take_turns
 from samband.store.ids import new_id
-from samband.store.models import LIVE, Idempotency, Integration, Run
+from samband.store.models import LIVE, ExportItem, Idempotency, Integration, Run
 from samband.store.outbox import emit
 from samband.views import ErrorView
 
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
 _idempotency: sa.Table = Idempotency.__table__  # type: ignore[attr-defined]
 
 MAX_NOTES = 20
@@ -92,7 +93,15 @@ async def tell(conn: AsyncConnection, run: sa.Row[Any], **data: Any) -> None:
         return  # it changes nothing, so there is nothing that others should hear of
     word = "succeeded" if run.state == "partial" else run.state
     told = {"run": run.id, "state": run.state, "operation": run.operation, **data}
+    if run.operation == "export" and run.state in ("failed", "cancelled"):
+        await _release_items(conn, run.id)
     await emit(conn, run.organization_id, f"no.samband.run.{word}.v1", f"run/{run.id}", told)
+
+
+async def _release_items(conn: AsyncConnection, run_id: str) -> None:
+    """Lets go of what an export run had reserved and never sent: the claims may be changed, and exported again."""
+    mine = sa.and_(_item.c.run_id == run_id, _item.c.state == "reserved")
+    await conn.execute(sa.update(_item).where(mine).values(state="released", settled_at=dt.datetime.now(dt.UTC)))
 
 
 class Runs:
@@ -148,11 +157,11 @@ class Runs:
         Ring for the run once the transaction is committed. Without ``account`` it is taken to use the one that the
         integration's last run used; with ``retry_of`` the dead letter of that run is closed.
         """
-        now = dt.datetime.now(dt.UTC)
+        at = now()
         run = Run(
             id=new_id(), organization_id=organization_id, integration_id=integration_id, plugin=plugin,
             plugin_version=plugin_version, operation=operation, streams=list(streams), reason=reason,
-            requested_by=requested_by, full=full, state="queued", created_at=now, available_at=now, **values,
+            requested_by=requested_by, full=full, state="queued", created_at=at, available_at=at, **values,
         )  # fmt: skip
         given = run.model_dump()
         if "account" not in values:
@@ -192,6 +201,13 @@ class Runs:
                 await conn.execute(sa.delete(_idempotency).where(mine, _idempotency.c.created_at < since))
             return None
         return row.fingerprint, row.run_id
+
+    async def sweep_keys(self, *, hours: int = 24) -> int:
+        """Throws away the keys of orders that were granted longer ago than that; gives how many."""
+        since = dt.datetime.now(dt.UTC) - dt.timedelta(hours=hours)
+        async with self._db.write() as conn:
+            answer = await conn.execute(sa.delete(_idempotency).where(_idempotency.c.created_at < since))
+        return int(answer.rowcount)
 
     async def live(self, integration_id: str, operation: str) -> Run | None:
         """Gives the one run of the integration and operation that is not over."""
@@ -316,27 +332,30 @@ class Runs:
             notes = await conn.scalar(sa.select(_run.c.notes).where(_run.c.id == lease.run_id)) or []
             await conn.execute(fenced(sa.update(_run), lease).values(notes=[*notes, text][-MAX_NOTES:]))
 
-    async def succeed(self, lease: Lease) -> str:
+    async def succeed(self, lease: Lease, *, revision: int | None = None) -> str:
         """Ends a run that read everything: ``succeeded``, or ``partial`` when records failed. Gives the state.
 
         A dead letter about the same work is closed by it.
         """
         async with self._db.write() as conn:
             failed = await conn.scalar(sa.select(_run.c.failed).where(_run.c.id == lease.run_id))
-            await self._set_connection(conn, lease, "connected")
+            await self._set_connection(conn, lease, "connected", revision)
             row = await self._finish(conn, lease, "partial" if failed else "succeeded", None)
             await letters.close_by(conn, row)
         return str(row.state)
 
-    async def fail(self, lease: Lease, error: ErrorView, *, connection: str | None = None) -> str:
+    async def fail(
+        self, lease: Lease, error: ErrorView, *, connection: str | None = None, revision: int | None = None
+    ) -> str:
         """Ends a run that cannot go on, and gives the state. What it committed stays.
 
         Args:
             connection: What the failure says about the integration's connection, if anything.
+            revision: Of the integration that the run went by.
         """
         async with self._db.write() as conn:
             if connection is not None:
-                await self._set_connection(conn, lease, connection, error.code)
+                await self._set_connection(conn, lease, connection, revision, error.code)
             row = await self._finish(conn, lease, "failed", error)
         return str(row.state)
 
@@ -373,11 +392,16 @@ class Runs:
         if row is not None:
             await tell(conn, row)
 
-    async def _set_connection(self, conn: AsyncConnection, lease: Lease, connection: str, code: str = "") -> None:
+    async def _set_connection(
+        self, conn: AsyncConnection, lease: Lease, connection: str, revision: int | None, code: str = ""
+    ) -> None:
         # Before anything is told: whoever edits an integration locks its row first and the organisation's after it, and
         # two transactions that did it in two orders would wait for each other.
         if lease.operation == DRY_RUN:
             return
+        present = sa.select(Integration.__table__.c.revision).where(Integration.__table__.c.id == lease.integration_id)  # type: ignore[attr-defined]
+        if revision is not None and await conn.scalar(present) != revision:
+            return  # what was used has been changed since, and the run says nothing about what is there now
         await move_connection(conn, lease.integration_id, connection, code=code)
 
     async def _move(self, lease: Lease, state: str, **values: Any) -> str:

@@ -152,7 +152,7 @@ class Schedules:
             await audit.record(conn, before.organization_id, "schedule.resumed", _subject(before), told)
         return after
 
-    async def remove(self, integration: Integration, name: str) -> Removed:
+    async def remove(self, integration: Integration, name: str, *, if_revision: int | None = None) -> Removed:
         """Deletes a schedule with its occurrences, and cancels the run it ordered if nobody has begun with it.
 
         A run that has begun goes on.
@@ -161,6 +161,8 @@ class Schedules:
             schedule = await self._find(conn, integration.id, name, lock=True)
             if schedule is None:
                 raise NotFoundError("There is no such schedule.", code="schedule_not_found")
+            if if_revision is not None and schedule.revision != if_revision:
+                raise _changed_meanwhile()
             mine = _occurrence.c.schedule_id == schedule.id
             count = sa.select(sa.func.count()).select_from(_occurrence).where(mine, IS_WAITING)
             waiting = int(await conn.scalar(count) or 0)

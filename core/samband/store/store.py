@@ -140,6 +140,7 @@ class Store:
     async def sweep_answers(self) -> float:
         """Throws kept answers away once they are a day old; gives the seconds until the next round."""
         await self.answers.sweep()
+        await self.runs.sweep_keys()
         return 600.0
 
     async def close(self) -> None:

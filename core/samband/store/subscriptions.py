@@ -14,13 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.errors import ConflictError, NotFoundError
 from samband.eventtypes import SUBSCRIPTION_DISABLED
 from samband.store.audit import bounded, record
+from samband.store.columns import now
 from samband.store.database import Database
 from samband.store.ids import new_id
 from samband.store.models import EventDelivery, Organization, Subscription
 from samband.store.outbox import emit
 from samband.store.vault import Vault
 
-__all__ = ["MAX_SUBSCRIPTIONS", "Subscriptions", "switch_off"]
+__all__ = ["MAX_SUBSCRIPTIONS", "Subscriptions", "hold", "switch_off"]
 
 _organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
 _subscription: sa.Table = Subscription.__table__  # type: ignore[attr-defined]
@@ -43,7 +44,7 @@ class Subscriptions:
         self, organization_id: str, *, url: str, description: str, types: Sequence[str], secret: str
     ) -> Subscription:
         """Adds a subscription that begins with the next event; `ConflictError` when there are too many."""
-        now, id = dt.datetime.now(dt.UTC), new_id()
+        at, id = now(), new_id()
         async with self._db.write() as conn:
             # Locking the organisation's row makes the count and the beginning exact.
             newest = await conn.scalar(
@@ -61,7 +62,7 @@ class Subscriptions:
             row = Subscription(
                 id=id, organization_id=organization_id, url=url, description=description, types=list(types),
                 secrets=self._sealed(organization_id, id, [(secret, None)]), hint=secret[-4:], state="enabled",
-                fanned_seq=newest or 0, created_at=now, updated_at=now,
+                fanned_seq=newest or 0, created_at=at, updated_at=at,
             )  # fmt: skip
             await conn.execute(sa.insert(_subscription).values(**row.model_dump()))
             detail = {"host": bounded(urlsplit(url).hostname or ""), "types": list(types)}
@@ -117,12 +118,14 @@ class Subscriptions:
         return changed
 
     async def replace_secret(
-        self, organization_id: str, id: str, secret: str, *, overlap_s: float, now: dt.datetime
-    ) -> Subscription:
+        self, organization_id: str, id: str, secret: str, *, overlap_s: float, now: dt.datetime,
+        if_revision: int | None = None,
+    ) -> Subscription:  # fmt: skip
         """Signs with a new secret from now on, and beside it for ``overlap_s`` with those that were valid."""
         until = now + dt.timedelta(seconds=overlap_s)
         async with self._db.write() as conn:
             row = await _found(conn, organization_id, id, lock=True)
+            _demand_revision(row, if_revision)
             kept = [(old, min(end or until, until)) for old, end in self._valid(row, now)] if overlap_s > 0 else []
             secrets: list[tuple[str, dt.datetime | None]] = [(secret, None), *kept]
             sealed = self._sealed(organization_id, id, secrets[:_MAX_SECRETS])
@@ -163,10 +166,11 @@ class Subscriptions:
             await switch_off(conn, organization_id, id, "person")
             return await _found(conn, organization_id, id, lock=False)
 
-    async def delete(self, organization_id: str, id: str) -> None:
+    async def delete(self, organization_id: str, id: str, *, if_revision: int | None = None) -> None:
         """Removes a subscription with its deliveries."""
         async with self._db.write() as conn:
             row = await _found(conn, organization_id, id, lock=True)
+            _demand_revision(row, if_revision)
             await conn.execute(sa.delete(_subscription).where(_subscription.c.id == id))
             detail = {"host": bounded(urlsplit(row.url).hostname or "")}
             await record(conn, organization_id, "subscription.deleted", f"subscription/{id}", detail)
@@ -188,6 +192,20 @@ class Subscriptions:
     def _sealed(self, organization_id: str, id: str, secrets: Sequence[tuple[str, dt.datetime | None]]) -> bytes:
         listed = [{"secret": secret, "until": until.isoformat() if until else None} for secret, until in secrets]
         return self._vault.seal(orjson.dumps(listed), owner=_owner(organization_id, id))
+
+
+async def hold(conn: AsyncConnection, id: str, *, shared: bool = False) -> None:
+    """Locks a subscription's row in the caller's transaction, before it touches deliveries of it.
+
+    Whoever changes deliveries of one subscription takes its row first, and whoever has a delivery's row never waits for
+    the subscription's: two who took them the other way round would wait for each other. Taking what is due is
+    exempt, for it waits for nobody. On SQLite a transaction that writes is alone anyway.
+
+    Args:
+        shared: Keeps out who switches it on or deletes it, and neither another of this kind nor new events.
+    """
+    row = sa.select(_subscription.c.id).where(_subscription.c.id == id)
+    await conn.execute(row.with_for_update(key_share=True, read=shared))
 
 
 async def switch_off(conn: AsyncConnection, organization_id: str, id: str, reason: str) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from samband.errors import ConflictError
-from samband.store import audit
+from samband.store import audit, columns
 from samband.store.database import Database
 from samband.store.models import Integration, Webhook
 from samband.store.vault import Vault
@@ -134,7 +134,7 @@ class Webhooks:
         """
         try:
             async with self._db.write() as conn:
-                row, now = await self._row(conn, integration.id), dt.datetime.now(dt.UTC)
+                row, now = await self._row(conn, integration.id), columns.now()
                 _demand_revision(row.revision if row is not None and row.is_enabled else 0, if_revision)
                 address = _fresh(integration, now) if row is None else self._opened(row)
                 is_made = row is None or not row.is_enabled
@@ -152,13 +152,16 @@ class Webhooks:
             raise _changed_meanwhile() from None
         return address
 
-    async def replace_secret(self, integration: Integration, secret: str, *, overlap_s: int) -> Address | None:
+    async def replace_secret(
+        self, integration: Integration, secret: str, *, overlap_s: int, if_revision: int | None = None
+    ) -> Address | None:
         """Puts a new secret in front; the one before counts for ``overlap_s`` more. None when there is no address."""
-        now = dt.datetime.now(dt.UTC)
+        now = columns.now()
         async with self._db.write() as conn:
             row = await self._row(conn, integration.id)
             if row is None or not row.is_enabled:
                 return None
+            _demand_revision(row.revision, if_revision)
             opened = replace(self._opened(row), revision=row.revision + 1, updated_at=now)
             address = _with_secret(opened, secret, now, dt.timedelta(seconds=overlap_s))
             await self._save(conn, address)
@@ -173,7 +176,7 @@ class Webhooks:
 
         What delivery ids are hashed under stays, so that an address made later knows what came to this one.
         """
-        now = dt.datetime.now(dt.UTC)
+        now = columns.now()
         async with self._db.write() as conn:
             row = await self._row(conn, integration.id)
             if row is None or not row.is_enabled:

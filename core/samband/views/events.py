@@ -132,6 +132,10 @@ class ReplayView(View):
     """How many events will be sent again. Those that are still on their way are not counted and not doubled."""
 
     replayed: int
+    next: int | None = Field(
+        default=None,
+        description="There are more than the 10,000 that one call takes: call again with this number as ``after``.",
+    )
 
 
 class AttemptView(View):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,8 +100,11 @@ class FakeService:
         self.organizations[id] = OrganizationView(id=id, name=name, created_at=NOW)
         return self.organizations[id]
 
-    async def list_organizations(self) -> list[OrganizationView]:
-        return list(self.organizations.values())
+    async def list_organizations(
+        self, among: Collection[str] | None = None, *, after: str | None = None, limit: int = 100
+    ) -> FeedPage:
+        reached = [o for o in self.organizations.values() if among is None or o.id in among]
+        return FeedPage(items=[o for o in reached if after is None or o.id > after][:limit])
 
     async def get_organization(self, org: str) -> OrganizationView:
         self._called("get_organization", org=org)
@@ -131,9 +134,9 @@ class FakeService:
         )  # fmt: skip
         return self.integrations[org, type]
 
-    async def list_integrations(self, org: str) -> list[IntegrationView]:
+    async def list_integrations(self, org: str, *, after: str | None = None, limit: int = 100) -> FeedPage:
         await self.get_organization(org)
-        return [view for (owner, _), view in self.integrations.items() if owner == org]
+        return FeedPage(items=[view for (owner, _), view in self.integrations.items() if owner == org])
 
     async def get_integration(self, org: str, type: str) -> IntegrationView:
         await self.get_organization(org)
@@ -288,10 +291,10 @@ class Areas:
         self.list_plugins = fake.list_plugins
         self.authenticate_key = fake.authenticate_key
         self.organizations = SimpleNamespace(
-            create=fake.create_organization, all=fake.list_organizations, get=fake.get_organization
+            create=fake.create_organization, page=fake.list_organizations, get=fake.get_organization
         )
         self.integrations = SimpleNamespace(
-            create=fake.create_integration, all=fake.list_integrations, get=fake.get_integration,
+            create=fake.create_integration, page=fake.list_integrations, get=fake.get_integration,
             update=fake.update_integration, set_credentials=fake.set_credentials, test=fake.test_integration,
             enable=fake.enable_integration, disable=fake.disable_integration,
         )  # fmt: skip

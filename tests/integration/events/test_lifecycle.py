@@ -160,6 +160,49 @@ async def test_replay_does_not_double_what_is_still_on_its_way(
     assert 0 == (await service.subscriptions.replay("hlf", made.id, after=0)).replayed
 
 
+async def test_replay_takes_so_many_and_says_where_to_go_on(
+    store: Store, service: Service, receiver: Receiver, dispatcher: Dispatcher
+) -> None:
+    made = await subscribed(service, receiver, types=["no.samband.run.succeeded.v1"])
+    await happen(store, "run/1", type="no.samband.run.failed.v1")
+    wanted = await happen(store, *(f"run/{n}" for n in range(5)))
+    await all_done(dispatcher)
+    receiver.received.clear()
+    answers, after = [], 0
+    while after is not None:
+        number, after = await store.fan_out.replay(
+            "hlf", made.id, after=after, event_ids=[], now=dispatcher.now(), limit=2
+        )
+        answers.append((number, after))
+    assert [(2, 3), (2, 5), (1, None)] == answers
+    await all_done(dispatcher)
+    assert wanted == sorted(receiver.seqs)
+
+
+async def test_one_call_has_no_more_than_ten_thousand_events_sent_again(
+    store: Store, service: Service, receiver: Receiver, clock: Clock
+) -> None:
+    made = await subscribed(service, receiver)
+    await kept(store, made.id, 10_001)
+    first = await service.subscriptions.replay("hlf", made.id, after=0)
+    assert (10_000, 10_000) == (first.replayed, first.next)
+    last = await service.subscriptions.replay("hlf", made.id, after=first.next)
+    assert (1, None) == (last.replayed, last.next)
+
+
+async def kept(store: Store, subscription_id: str, number: int) -> None:
+    """Puts events into the outbox that were delivered and forgotten as deliveries long ago."""
+    rows = [{"n": n, "event": f"{n:032}", "subject": f"run/{n}"} for n in range(1, number + 1)]
+    at = "'2026-01-01T00:00:00.000Z'" if store.database.is_sqlite else "now()"
+    async with store.database.write() as conn:
+        insert = "INSERT INTO outbox (organization_id, seq, event_id, type, subject, data, created_at)"
+        values = f"VALUES ('hlf', :n, :event, 'no.samband.run.succeeded.v1', :subject, '{{}}', {at})"
+        await conn.execute(sa.text(f"{insert} {values}"), rows)
+        await conn.execute(sa.text("UPDATE organization SET event_seq = :n WHERE id = 'hlf'"), {"n": number})
+        moved = "UPDATE subscription SET fanned_seq = :n WHERE id = :id"
+        await conn.execute(sa.text(moved), {"n": number, "id": subscription_id})
+
+
 async def test_replay_takes_only_events_of_the_organisation(store: Store, service: Service, receiver: Receiver) -> None:
     made = await subscribed(service, receiver)
     await happen(store, "run/1", org="nbf")

@@ -455,3 +455,16 @@ async def test_python_callers_use_the_same_door(door: Door) -> None:
     headers = {name.title(): value for name, value in sign(BODY).items()}
     outcomes = [(await door.service.process_webhook_event(source, BODY, headers=headers)).outcome for _ in range(2)]
     assert ["accepted", "repeated"] == outcomes
+
+
+async def test_stranger_gets_no_room_and_is_answered_before_anything_is_read(client: Client) -> None:
+    server = client.server
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        head = f"POST /webhooks/x/nobody HTTP/1.1\r\nHost: {server.host}\r\nContent-Length: 1000\r\n\r\n"
+        writer.write(head.encode())
+        async with asyncio.timeout(10):
+            assert b"404" in await reader.readline()
+    finally:
+        writer.close()
+        await writer.wait_closed()

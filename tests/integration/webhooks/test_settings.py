@@ -352,3 +352,16 @@ async def test_figures_say_when_somebody_should_look(client: Client, door: Door)
     await until(rejecting)
     assert {"is_rejecting": False, "is_silent": True} == await judged(now + dt.timedelta(hours=25))
     assert {} == await door.store.inbox.judged("nbf", now)
+
+
+async def test_secret_is_replaced_only_on_the_revision_that_was_seen(client: Client, door: Door) -> None:
+    await add(door, "standard")
+    seen = await ask(client, "PUT", "standard/webhook")
+    assert seen["created_at"] == (await ask(client, "GET", "standard/webhook"))["created_at"]
+    newest = await ask(client, "PUT", "standard/webhook", json={"new_address": True})
+    stale = {"If-Match": f'"{seen["revision"]}"'}
+    assert "revision_mismatch" == (await ask(client, "POST", "standard/webhook/secret", 412, headers=stale))["code"]
+    assert newest["secret_hint"] == (await ask(client, "GET", "standard/webhook"))["secret_hint"]
+    fresh = {"If-Match": f'"{newest["revision"]}"'}
+    replaced = await ask(client, "POST", "standard/webhook/secret", headers=fresh)
+    assert newest["secret_hint"] != replaced["secret_hint"]

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from samband.api.access import require_everywhere
 from samband.api.answers import Listing
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import After, Limit, OrgId
+from samband.api.parameters import After, Instant, Limit, OrgId
 from samband.service.audit import HOST, Wanted
 from samband.views.audit import AuditEntryView, AuditVerificationView
 
@@ -31,8 +31,8 @@ Actor = Annotated[
 Subject = Annotated[
     str, Field(pattern=_TEXT, max_length=300, description="One subject, or what is before its slash: integration.")
 ]
-Since = Annotated[AwareDatetime, Field(description="Not earlier than this, in ISO 8601 with its zone.")]
-Until = Annotated[AwareDatetime, Field(description="Earlier than this, in ISO 8601 with its zone.")]
+Since = Annotated[Instant, Field(description="Not earlier than this, in ISO 8601 with its zone.")]
+Until = Annotated[Instant, Field(description="Earlier than this, in ISO 8601 with its zone.")]
 Expect = Annotated[
     str, Field(pattern="^[0-9a-f]{64}$", description="A newest_hash of before, kept elsewhere: it must be met.")
 ]

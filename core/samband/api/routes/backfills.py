@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from samband.api.answers import Answer, Listing, run_location
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import After, Input, Limit, OrgId, PluginName, RunId
+from samband.api.parameters import After, Input, Instant, Limit, OrgId, PluginName, RunId
 from samband.rules.difference import DRY_RUN_RECORDS
 from samband.service.backfills import MAX_KEYS, MAX_LIMIT, Chosen
 from samband.views import RunView
@@ -28,18 +26,6 @@ _ORDER_PROBLEMS = (
 Op = Literal["created", "updated", "deleted", "skipped", "failed"]
 StreamName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,62}$")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=400)]
-
-
-def _only_text(value: object) -> object:
-    # Without this a number would be taken for seconds since 1970.
-    if isinstance(value, dt.datetime | None):
-        return value
-    if not isinstance(value, str) or re.match(r"\d{4}-\d\d-\d\d[Tt ]", value) is None:
-        raise ValueError("write an instant as 2026-03-01T00:00:00Z")
-    return value
-
-
-Instant = Annotated[AwareDatetime, BeforeValidator(_only_text), Field(strict=False)]
 
 
 class ChosenIn(Input):
@@ -104,7 +90,7 @@ async def retry_failed(call: Call, org: OrgId, run: RunId) -> Answer[RetryView]:
 
 @endpoints.add("GET", _RUN + "/failures", verb="read", problems=("run_not_found",))
 async def list_failures(call: Call, org: OrgId, run: RunId) -> Listing[FailureView]:
-    """Lists the failed records of a run by cause, the most frequent first."""
+    """Lists the failed records of a run by cause, the most frequent first, 200 causes at most."""
     return Listing[FailureView].of(await call.service.backfills.failures(org, run))
 
 

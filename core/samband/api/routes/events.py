@@ -142,7 +142,7 @@ async def get_event(call: Call, org: OrgId, id: Id) -> EventView:
 
 @endpoints.add("GET", "/schemas/events", verb=None)
 async def list_event_types(call: Call) -> Listing[EventTypeView]:
-    """Lists every type of event. New ones come without notice: ignore those you do not know."""
+    """Lists every type of event, always whole. New ones come without notice: ignore those you do not know."""
     return Listing[EventTypeView].of(call.service.events.types())
 
 
@@ -200,19 +200,21 @@ async def update_subscription(
     return _tagged(changed)
 
 
-@endpoints.add("DELETE", _ONE, verb="configure", problems=_GONE)
-async def delete_subscription(call: Call, org: OrgId, id: Id) -> SubscriptionView:
+@endpoints.add("DELETE", _ONE, verb="configure", problems=(*_GONE, "revision_mismatch"))
+async def delete_subscription(call: Call, org: OrgId, id: Id, if_match: IfMatch | None = None) -> SubscriptionView:
     """Removes a subscription with everything that is known of its deliveries, and gives it as it last was."""
-    return await call.service.subscriptions.delete(org, id)
+    return await call.service.subscriptions.delete(org, id, if_revision=_revision(if_match))
 
 
-@endpoints.add("POST", _ONE + "/secret", verb="configure", problems=_GONE, headers=_ETAG)
+@endpoints.add("POST", _ONE + "/secret", verb="configure", problems=(*_GONE, "revision_mismatch"), headers=_ETAG)
 async def replace_subscription_secret(
-    call: Call, org: OrgId, id: Id, body: SecretIn | None = None
+    call: Call, org: OrgId, id: Id, body: SecretIn | None = None, if_match: IfMatch | None = None
 ) -> Answer[NewSecretView]:
     """Makes a new signing secret, shown this once. For a while both sign: several signatures in one header."""
     overlap_s = (body or SecretIn()).overlap_s
-    made = await call.service.subscriptions.replace_secret(org, id, overlap_s=overlap_s)
+    made = await call.service.subscriptions.replace_secret(
+        org, id, overlap_s=overlap_s, if_revision=_revision(if_match)
+    )
     return Answer(value=made, headers={"ETag": _etag(made)})
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from samband.api.answers import Listing
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import After, Limit, OrgId, PluginName, RowId
+from samband.api.parameters import After, Cursor, Limit, OrgId, PluginName, RowId
 from samband.views.health import AlertView, OverviewView
 
 endpoints = Endpoints("Health")
@@ -18,10 +18,13 @@ OpenOnly = Annotated[bool, Field(description="Leave out those that are over.")]
 
 
 @endpoints.add("GET", "/v1/overview", verb="read")
-async def list_overview(call: Call) -> Listing[OverviewView]:
-    """Lists every integration that the key reaches, with its connection, its freshness and its open alerts."""
-    organizations = [o.id for o in await call.service.organizations.all() if call.caller.reaches(o.id)]
-    return Listing[OverviewView].of(await call.service.health.overview(organizations))
+async def list_overview(call: Call, after: Cursor | None = None, limit: Limit = 100) -> Listing[OverviewView]:
+    """Lists every integration that the key reaches, with its connection, its freshness and its open alerts.
+
+    By organisation, and within one by type.
+    """
+    page = await call.service.health.overview(call.caller.organizations, after=after, limit=limit)
+    return Listing[OverviewView].of(page)
 
 
 @endpoints.add("GET", _ALERTS, verb="read", problems=("integration_not_found",))

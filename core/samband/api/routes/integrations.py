@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from samband.api.answers import Answer, Listing, etag
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import IfMatch, Input, OrgId, PluginName
+from samband.api.parameters import Cursor, IfMatch, Input, Instant, Limit, OrgId, PluginName
 from samband.views import CheckView, IntegrationView, StatusView
 
 endpoints = Endpoints("Integrations")
@@ -32,20 +31,9 @@ Credentials = Annotated[
 ]
 
 
-def _only_text(value: Any) -> Any:
-    if not isinstance(value, str) or re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", value) is None:
-        raise ValueError("write the instant as text with its zone, for instance 2027-01-31T00:00:00Z")
-    return value
-
-
 ExpiresAt = Annotated[
-    AwareDatetime,
-    # Bodies are read strictly, which would refuse text; a bare number would be taken for seconds since 1970.
-    BeforeValidator(_only_text, json_schema_input_type=dt.datetime),
-    Field(
-        strict=False,
-        description="When the credentials stop working, if they do not say so themselves. Warned of 14 days ahead.",
-    ),
+    Instant,
+    Field(description="When the credentials stop working, if they do not say so themselves. Warned of 14 days ahead."),
 ]
 _SETTINGS_EXAMPLE: JsonDict = {
     "environment_url": "https://contoso.crm4.dynamics.com",
@@ -101,9 +89,11 @@ class CredentialsIn(Input):
 
 
 @endpoints.add("GET", _BASE, verb="read")
-async def list_integrations(call: Call, org: OrgId) -> Listing[IntegrationView]:
-    """Lists the organisation's integrations."""
-    return Listing[IntegrationView].of(await call.service.integrations.all(org))
+async def list_integrations(
+    call: Call, org: OrgId, after: Cursor | None = None, limit: Limit = 100
+) -> Listing[IntegrationView]:
+    """Lists the organisation's integrations by type."""
+    return Listing[IntegrationView].of(await call.service.integrations.page(org, after=after, limit=limit))
 
 
 @endpoints.add(

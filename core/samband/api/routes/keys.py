@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from samband.access import MAX_ORGANIZATIONS, Verb
 from samband.api.answers import Answer, Listing
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import Input, Limit, OrgId, Title
+from samband.api.parameters import Input, Instant, Limit, OrgId, Title
 from samband.views.access import ApiKeyView, NewApiKeyView
 
 endpoints = Endpoints("Keys")
@@ -20,16 +19,6 @@ _ONE = _BASE + "/{id}"
 
 KeyId = Annotated[str, Field(pattern="^[0-9a-f]{12}$", description="The key's id, which is a part of the key.")]
 State = Literal["active", "expired", "revoked"]
-
-
-def _written(value: Any) -> Any:
-    # A body is read strictly, and JSON has no instants: they are texts there, and never numbers.
-    if not isinstance(value, str):
-        raise ValueError("write it in ISO 8601 with its zone, for instance 2027-01-31T12:00:00Z")
-    return value
-
-
-Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written, json_schema_input_type=dt.datetime)]
 
 
 class KeyIn(Input):

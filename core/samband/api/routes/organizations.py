@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from samband.api.access import require_everywhere
 from samband.api.answers import Answer, Listing
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import Input, OrgId, Title
+from samband.api.parameters import Cursor, Input, Limit, OrgId, Title
 from samband.views import OrganizationView
 
 endpoints = Endpoints("Organisations")
@@ -25,11 +25,10 @@ class OrganizationIn(Input):
 
 
 @endpoints.add("GET", "/v1/organizations", verb="read")
-async def list_organizations(call: Call) -> Listing[OrganizationView]:
-    """Lists the organisations the key reaches."""
-    reached = call.caller.organizations
-    found = await call.service.organizations.all()
-    return Listing[OrganizationView].of([o for o in found if reached is None or o.id in reached])
+async def list_organizations(call: Call, after: Cursor | None = None, limit: Limit = 100) -> Listing[OrganizationView]:
+    """Lists the organisations the key reaches, by their ids."""
+    page = await call.service.organizations.page(call.caller.organizations, after=after, limit=limit)
+    return Listing[OrganizationView].of(page)
 
 
 @endpoints.add(

@@ -13,7 +13,7 @@ endpoints = Endpoints("Plugins")
 
 @endpoints.add("GET", "/v1/plugins", verb="read")
 async def list_plugins(call: Call) -> Listing[PluginView]:
-    """Lists the installed plugins, those that did not load among them."""
+    """Lists the installed plugins, those that did not load among them; always whole, as there are a few at most."""
     return Listing[PluginView].of([_shown_to(call, plugin) for plugin in call.service.list_plugins()])
 
 

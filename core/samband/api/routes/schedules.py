@@ -123,15 +123,17 @@ async def schedule_sync(
     return await _put(call, org, type, DEFAULT_NAME, body, if_match)
 
 
-@endpoints.add("DELETE", _DEFAULT, verb="configure", problems=_GONE)
-async def cancel_scheduled_sync(call: Call, org: OrgId, type: PluginName) -> CancelledScheduleView:
+@endpoints.add("DELETE", _DEFAULT, verb="configure", problems=(*_GONE, "revision_mismatch"))
+async def cancel_scheduled_sync(
+    call: Call, org: OrgId, type: PluginName, if_match: IfMatch | None = None
+) -> CancelledScheduleView:
     """Deletes the schedule named default: nothing of it starts any more. A run that has begun goes on."""
-    return await call.service.cancel_scheduled_sync(org, type)
+    return await call.service.cancel_scheduled_sync(org, type, if_revision=_revision(if_match))
 
 
 @endpoints.add("GET", _ALL, verb="read", problems=_NO_INTEGRATION)
 async def list_schedules(call: Call, org: OrgId, type: PluginName) -> Listing[ScheduleView]:
-    """Lists an integration's schedules by name."""
+    """Lists an integration's schedules by name, always whole: there are 50 at most."""
     return Listing[ScheduleView].of(await call.service.schedules.all(org, type))
 
 
@@ -152,10 +154,12 @@ async def put_named_schedule(
     return await _put(call, org, type, name, body, if_match)
 
 
-@endpoints.add("DELETE", _ONE, verb="configure", problems=_GONE)
-async def delete_named_schedule(call: Call, org: OrgId, type: PluginName, name: Name) -> CancelledScheduleView:
+@endpoints.add("DELETE", _ONE, verb="configure", problems=(*_GONE, "revision_mismatch"))
+async def delete_named_schedule(
+    call: Call, org: OrgId, type: PluginName, name: Name, if_match: IfMatch | None = None
+) -> CancelledScheduleView:
     """Deletes a schedule: nothing of it starts any more. A run that has begun goes on."""
-    return await call.service.schedules.cancel(org, type, name)
+    return await call.service.schedules.cancel(org, type, name, if_revision=_revision(if_match))
 
 
 @endpoints.add("POST", _ONE + "/pause", verb="operate", problems=_GONE, headers=_ETAG)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from samband.api.endpoints import Call, Endpoints
 from samband.api.parameters import OrgId, PluginName
+from samband.api.problems import REFUSED_THERE
 from samband.errors import AdapterError, ConflictError, NotFoundError, NotReadyError, SambandError
 from samband.service.tokens import CALLBACK_PATH, ComeBack
 from samband.views.tokens import ConsentView, TokenView
@@ -24,7 +25,10 @@ _log = structlog.get_logger("samband.api.tokens")
 
 
 @endpoints.add(
-    "POST", "/v1/integrations/{id}/token/refresh", verb="operate", problems=(*_UNABLE, "rate_limited", "remote_error")
+    "POST",
+    "/v1/integrations/{id}/token/refresh",
+    verb="operate",
+    problems=(*_UNABLE, *REFUSED_THERE, "rate_limited", "remote_error", "unavailable"),
 )
 async def refresh_oauth_token(call: Call, id: IntegrationId) -> TokenView:
     """Has the integration's access token renewed now; requests at the same time share one renewal.
@@ -38,7 +42,7 @@ async def refresh_oauth_token(call: Call, id: IntegrationId) -> TokenView:
     "POST",
     "/v1/organizations/{org}/integrations/{type}/consent",
     verb="configure",
-    problems=(*_UNABLE, "consent_unsupported", "public_url_missing", "remote_error"),
+    problems=(*_UNABLE, "consent_unsupported", "public_url_missing", "remote_error", "unavailable"),
 )
 async def ask_consent(call: Call, org: OrgId, type: PluginName) -> ConsentView:
     """Gives a link by which a person agrees to the connection at the other side.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from typing import Annotated, Final, Literal
 
 from aiohttp import web
-from pydantic import AwareDatetime, ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
 from samband.api.answers import Answer, Listing
 from samband.api.bodies import BodyLimits, read_raw
 from samband.api.endpoints import Call, Endpoints
-from samband.api.parameters import IfMatch, Input, Limit, OrgId, PluginName, RowId
+from samband.api.parameters import IfMatch, Input, Instant, Limit, OrgId, PluginName, RowId
+from samband.api.problems import SEALED
 from samband.receiving import Parcel, Received
 from samband.views.webhooks import DeliveryReplayView, ReceivedDeliveryView, WebhookTestView, WebhookView
 
@@ -22,7 +22,7 @@ _ONE = "/v1/organizations/{org}/integrations/{type}/webhook"
 _DELIVERIES = _ONE + "/deliveries"
 _ADDRESS = "/webhooks/{type}/{key}"
 _GONE = ("integration_not_found", "webhook_not_found")
-_PLUGIN = ("unknown_plugin", "plugin_failed", "webhook_unsupported")
+_PLUGIN = ("unknown_plugin", "plugin_failed", "webhook_unsupported", *SEALED)
 _ETAG = {"ETag": "The revision; send it as If-Match with the next edit."}
 _REVISION = re.compile(r'"([0-9]{1,15})"')
 _NO_REVISION = -1
@@ -62,8 +62,8 @@ class DeliveryReplayIn(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [1041, 1042]}]})
 
     ids: Annotated[list[RowId] | None, Field(min_length=1, max_length=1000)] = None
-    since: Annotated[AwareDatetime | None, Field(strict=False, description="Received at or after this.")] = None
-    until: Annotated[AwareDatetime | None, Field(strict=False, description="Received before this.")] = None
+    since: Annotated[Instant | None, Field(description="Received at or after this.")] = None
+    until: Annotated[Instant | None, Field(description="Received before this.")] = None
     state: Annotated[DeliveryState | None, Field(description="failed is what went to a run that did not succeed.")] = (
         None
     )
@@ -103,14 +103,16 @@ async def delete_webhook(call: Call, org: OrgId, type: PluginName, if_match: IfM
     return await call.service.webhooks.remove(org, type, if_revision=_revision(if_match))
 
 
-@endpoints.add("POST", _ONE + "/secret", verb="configure", problems=(*_GONE, *_PLUGIN), headers=_ETAG)
+@endpoints.add(
+    "POST", _ONE + "/secret", verb="configure", problems=(*_GONE, *_PLUGIN, "revision_mismatch"), headers=_ETAG
+)
 async def replace_webhook_secret(
-    call: Call, org: OrgId, type: PluginName, body: WebhookSecretIn | None = None
+    call: Call, org: OrgId, type: PluginName, body: WebhookSecretIn | None = None, if_match: IfMatch | None = None
 ) -> Answer[WebhookView]:
     """Replaces the secret. The new one works at once; the old one for as long as the overlap says, by default not at all."""
     asked = body or WebhookSecretIn()
     changed = await call.service.webhooks.replace_secret(
-        org, type, secret=_value(asked.secret), overlap_s=asked.overlap_s
+        org, type, secret=_value(asked.secret), overlap_s=asked.overlap_s, if_revision=_revision(if_match)
     )
     return _tagged(changed)
 
@@ -142,7 +144,7 @@ async def list_deliveries_received(
 async def replay_deliveries(call: Call, org: OrgId, type: PluginName, body: DeliveryReplayIn) -> DeliveryReplayView:
     """Lets chosen deliveries count once more. Each becomes a new one, marked with the one it repeats and by whom."""
     return await call.service.webhooks.replay(
-        org, type, ids=body.ids or (), since=_utc(body.since), until=_utc(body.until), state=body.state
+        org, type, ids=body.ids or (), since=body.since, until=body.until, state=body.state
     )
 
 
@@ -176,6 +178,7 @@ _PLAIN: Final = {outcome: f'{{"outcome":"{outcome}"}}'.encode() for outcome in (
 async def _receive(call: Call, type: str, key: str) -> web.Response:
     request, webhooks = call.request, call.service.webhooks
     limits = BodyLimits(max_bytes=webhooks.limits.max_bytes, timeout_s=min(call.body_timeout_s, _SLOWEST_BODY_S))
+    await webhooks.knock(type, key)
     announced = request.content_length
     size = limits.max_bytes if announced is None and request.body_exists else min(announced or 0, limits.max_bytes)
     with webhooks.room_for(key, size):
@@ -214,10 +217,6 @@ def _tagged(webhook: WebhookView) -> Answer[WebhookView]:
 
 def _value(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def _utc(instant: dt.datetime | None) -> dt.datetime | None:
-    return None if instant is None else instant.astimezone(dt.UTC)
 
 
 def _revision(if_match: str | None) -> int | None:

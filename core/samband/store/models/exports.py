@@ -36,9 +36,10 @@ class ExportItem(Table, table=True):
     __tablename__ = "export_item"
     __table_args__ = (
         sa.Index(
-            "uq_export_item_live", "organization_id", "integration_id", "reimbursement_id", unique=True,
+            "uq_export_item_live", "organization_id", "reimbursement_id", unique=True,
             sqlite_where=sa.text(NOT_OVER), postgresql_where=sa.text(NOT_OVER),
         ),
+        sa.Index("ix_export_item_claim", "organization_id", "reimbursement_id"),
         sa.Index("ix_export_item_run", "run_id"),
         sa.Index("ix_export_item_state", "integration_id", "state"),
     )  # fmt: skip

@@ -65,13 +65,14 @@ def _extend_tables() -> None:
 def _number_events() -> None:
     """Gives events that were written before they were numbered their place, and a stable id made of it."""
     op.execute(
-        "UPDATE outbox SET seq = (SELECT count(*) FROM outbox AS o"
-        " WHERE o.organization_id = outbox.organization_id AND o.id <= outbox.id)"
+        "UPDATE outbox SET seq = n.seq, event_id = 'e' || outbox.id FROM (SELECT id, row_number() OVER"
+        " (PARTITION BY organization_id ORDER BY id) AS seq FROM outbox) AS n WHERE n.id = outbox.id"
     )
-    op.execute("UPDATE outbox SET event_id = 'e' || id")
+    # Plugins are not told now of what happened before they could be told.
     op.execute(
-        "UPDATE organization SET event_seq ="
-        " (SELECT count(*) FROM outbox WHERE outbox.organization_id = organization.id)"
+        "UPDATE organization SET event_seq = n.events, told_seq = n.events FROM"
+        " (SELECT organization_id, count(*) AS events FROM outbox GROUP BY organization_id) AS n"
+        " WHERE n.organization_id = organization.id"
     )
     op.create_index("uq_outbox_seq", "outbox", ["organization_id", "seq"], unique=True)
     op.create_index("uq_outbox_event", "outbox", ["event_id"], unique=True)
@@ -273,11 +274,12 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_export_item")),
     )
     with op.batch_alter_table("export_item", schema=None) as batch_op:
+        batch_op.create_index("ix_export_item_claim", ["organization_id", "reimbursement_id"], unique=False)
         batch_op.create_index("ix_export_item_run", ["run_id"], unique=False)
         batch_op.create_index("ix_export_item_state", ["integration_id", "state"], unique=False)
         batch_op.create_index(
             "uq_export_item_live",
-            ["organization_id", "integration_id", "reimbursement_id"],
+            ["organization_id", "reimbursement_id"],
             unique=True,
             sqlite_where=sa.text("state IN ('reserved', 'sent', 'accepted', 'posted', 'unknown')"),
             postgresql_where=sa.text("state IN ('reserved', 'sent', 'accepted', 'posted', 'unknown')"),

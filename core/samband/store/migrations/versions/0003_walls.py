@@ -70,6 +70,12 @@ def _freeze_on_sqlite() -> None:
             f"CREATE TRIGGER audit_entry_no_{verb.lower()} BEFORE {verb} ON audit_entry"
             " BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END"
         )
+    # REPLACE removes the row in its way without asking the trigger above.
+    op.execute(
+        "CREATE TRIGGER audit_entry_no_replace BEFORE INSERT ON audit_entry WHEN EXISTS"
+        " (SELECT 1 FROM audit_entry WHERE organization_id = NEW.organization_id AND seq = NEW.seq)"
+        " BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END"
+    )
 
 
 _NO_CREDENTIALS = "an enabled integration has credentials"
