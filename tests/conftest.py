@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -15,11 +16,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
 
 from samband.store import Store, Vault
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 ROLE_PASSWORD = "of-the-tests-alone"
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Puts the log back as it was: a command that was run in this process has pointed it at a stream that is closed now."""
+    handlers, level, settings = logging.root.handlers[:], logging.root.level, structlog.get_config()
+    yield
+    structlog.configure(**settings)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
