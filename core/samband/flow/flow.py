@@ -282,8 +282,11 @@ class _Work:
 
 
 def _demand_on(state: str, operation: str) -> None:
-    """Refuses work for an integration that was switched off after it was ordered; money also for one not switched on."""
-    if state == "disabled" or (operation == "export" and state != "enabled"):
+    """Refuses work for an integration that was switched off after it was ordered; money also for one not switched on.
+
+    A dry run changes nothing, and somebody may want one before switching on.
+    """
+    if (state == "disabled" and operation != "dry_run") or (operation == "export" and state != "enabled"):
         raise ConflictError(
             f"The integration is {state}: what was ordered before is not carried out.",
             code="not_enabled",
