@@ -123,7 +123,9 @@ class FanOut:
                 raise InvalidError("These events cannot be replayed.", problems=[problem])
             free = sa.and_(chosen, is_free)
             made = await self._insert(conn, organization_id, subscription_id, free, now, is_replay=True)
-            detail = {"after": after, "chosen": len(event_ids), "events": made}
+            # A number beyond the newest event means the newest; the trail takes no number that JSON could not hold.
+            since = None if after is None else min(after, row.fanned_seq)
+            detail = {"after": since, "chosen": len(event_ids), "events": made}
             await record(conn, organization_id, "subscription.replayed", f"subscription/{subscription_id}", detail)
         return made, upto
 

@@ -369,3 +369,19 @@ async def test_two_tellers_move_the_mark_forward_only(store: Store, service: Ser
     assert await store.events.note_told("hlf", 0, 2)
     assert not await store.events.note_told("hlf", 0, 1)
     assert [] == await store.events.untold(10)
+
+
+async def test_replay_after_a_number_far_beyond_the_newest_event_sends_nothing(store: Store) -> None:
+    await store.catalog.add_organization("hlf", "HLF")
+    async with store.database.write() as conn:
+        now = "'2026-01-01T00:00:00.000Z'" if store.database.is_sqlite else "now()"
+        empty = "x'00'" if store.database.is_sqlite else "'\\x00'"
+        await conn.execute(
+            sa.text(
+                "INSERT INTO subscription (id, organization_id, url, description, types, secrets, hint, state, reason,"
+                f" fanned_seq, revision, created_at, updated_at) VALUES ('s', 'hlf', 'https://a.example', '', '[]', {empty},"
+                f" '', 'enabled', '', 0, 1, {now}, {now})"
+            )
+        )
+    told = await store.fan_out.replay("hlf", "s", after=2**63 - 1, event_ids=(), now=dt.datetime.now(dt.UTC))
+    assert (0, None) == told
