@@ -3,8 +3,9 @@
 
 The first call makes ``.venv`` beside this file and installs samband, its plugins and (for ``test`` and ``check``) the
 tools these need, at the versions that ``constraints.txt`` names. Later calls start at once, until one of those files
-changes. ``test`` runs pytest, ``check`` runs ``scripts/check``; everything else goes to the ``samband`` command as it
-stands. uv is used when it is on the PATH, and is not needed (``SAMBAND_NO_UV=1`` leaves it alone).
+changes. ``test`` runs pytest (without arguments the whole suite, in several processes), ``check`` runs
+``scripts/check``; everything else goes to the ``samband`` command as it stands. uv is used when it is on the PATH, and
+is not needed (``SAMBAND_NO_UV=1`` leaves it alone).
 
 This file must stay readable for old interpreters, so that they can say what is wrong instead of a syntax error.
 """
@@ -45,8 +46,13 @@ def main(arguments: list[str]) -> None:
         _become([str(PYTHON), "-m", "samband", *arguments])
     os.chdir(ROOT)
     if level == "test":
-        _become([str(PYTHON), "-m", "pytest", *arguments[1:]])
+        _become([str(PYTHON), "-m", "pytest", *(arguments[1:] or _side_by_side())])
     _become([str(ROOT / "scripts" / "check"), *arguments[1:]])
+
+
+def _side_by_side() -> list[str]:
+    """Gives the options of a whole run: the tests wait for servers and disks more than they compute."""
+    return ["--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
 
 
 @contextlib.contextmanager

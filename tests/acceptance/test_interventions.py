@@ -11,6 +11,7 @@ import pytest
 from samband.views import RunView
 
 from .conftest import Hosts, Simulator, install_plugin, until
+from .stalling import stop_between_transactions
 
 READS_A_FILE = """
 @hookimpl
@@ -99,7 +100,7 @@ async def test_run_that_waits_for_an_answer_is_cancelled_and_its_worker_is_free_
 
     # And the same when the worker is killed before it has noticed.
     stuck = await in_state(hosts, await again(hosts, "mute"), "running")
-    worker.send_signal(signal.SIGSTOP)
+    await stop_between_transactions(hosts, worker, stuck.id)
     asked = await hosts.service.runs.cancel("hlf", stuck.id)
     hosts.kill(worker)
     assert asked.cancel_requested_at is not None

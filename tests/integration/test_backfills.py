@@ -215,8 +215,12 @@ HOUR = dt.timedelta(hours=1)
         (Chosen(stream="people", since=NOW - HOUR, until=NOW - HOUR), ("until", "before_since")),
         (Chosen(stream="people", since=dt.datetime(2026, 1, 1)), ("since", "no_zone")),
     ],
-    ids=str,
-)
+    ids=[
+        "nothing-chosen", "keys-and-since", "keys-and-until", "no-keys", "too-many-keys", "empty-key", "key-with-nul",
+        "long-key", "surrogate-key", "unknown-stream", "since-in-future", "until-in-future", "until-not-after-since",
+        "no-zone",
+    ],
+)  # fmt: skip
 async def test_choice_that_makes_no_sense_is_refused_with_its_field(
     bench: Bench, chosen: Chosen, problem: tuple[str, str]
 ) -> None:

@@ -116,7 +116,9 @@ def test_ring_takes_base64_for_addresses_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "  ", "hunter2-hunter2", "AAAA", f"{NEW},short", base64.b64encode(b"x" * 33).decode()]
+    "bad",
+    ["", "  ", "hunter2-hunter2", "AAAA", f"{NEW},short", base64.b64encode(b"x" * 33).decode()],
+    ids=["empty", "blank", "a-password", "short", "second-too-short", "33-bytes"],
 )
 def test_ring_that_cannot_be_read_is_told_without_repeating_it(bad: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
