@@ -13,19 +13,40 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from samband.outgoing import (
+    Batch,
+    Booked,
+    Chart,
+    ChartEntry,
+    ChartPeriod,
+    ExportFile,
+    Item,
+    Receipt,
+    Route,
+    Sought,
+    Voucher,
+    VoucherLine,
+    VoucherPayee,
+)
+
 if TYPE_CHECKING:
     from samband.kinds import FieldClass, Kind
 
 __all__ = [
     "HOOK_API_VERSION",
     "Batch",
+    "Booked",
     "Capability",
+    "Chart",
+    "ChartEntry",
+    "ChartPeriod",
     "Check",
     "ConsentRequest",
     "Context",
     "CredentialsModel",
     "Direction",
     "Event",
+    "ExportFile",
     "HttpResponse",
     "HttpSession",
     "Item",
@@ -34,11 +55,16 @@ __all__ = [
     "Page",
     "Receipt",
     "Record",
+    "Route",
     "Selection",
     "SettingsModel",
+    "Sought",
     "Stream",
     "Token",
     "Trigger",
+    "Voucher",
+    "VoucherLine",
+    "VoucherPayee",
     "WebhookAnswer",
     "WebhookProof",
     "WebhookRequest",
@@ -47,7 +73,19 @@ __all__ = [
 HOOK_API_VERSION = 1
 """The hook API this core speaks. A plugin that declares another number is listed as failed and not called."""
 
-Capability = Literal["sync", "fetch", "export", "webhook", "check", "find_exported"]
+Capability = Literal[
+    "sync",
+    "fetch",
+    "export",
+    "webhook",
+    "check",
+    "find_exported",
+    "choose_route",
+    "chart",
+    "booked",
+    "render",
+    "acknowledge",
+]
 """What a plugin can do; each name is the hook that must then exist (``webhook`` is ``handle_webhook``)."""
 
 WebhookProof = Literal["standard-webhooks", "hmac", "header", "query", "none"]
@@ -240,6 +278,7 @@ class HttpSession(Protocol):
         data: bytes | Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         idempotent: bool | None = None,
+        fill: bool = False,
     ) -> HttpResponse:
         """Sends one request. ``url`` is used byte for byte when ``params`` is None (paging links).
 
@@ -253,6 +292,14 @@ class HttpSession(Protocol):
             data: Body as bytes, or a form.
             timeout_s: Another time limit than the integration's.
             idempotent: Whether an interrupted request may be sent again. Default: GET, HEAD, PUT, DELETE and OPTIONS.
+            fill: Whether the host writes the token's ``fills`` into the body, in place of ``{{name}}``, escaped as XML
+                text. For systems that want a secret inside the document; the plugin itself never sees it.
+        """
+
+    async def renew_token(self) -> None:
+        """Has the token renewed now, for systems that say with another answer than 401 that it has expired.
+
+        Those who ask at once share one renewal. Raises `AuthError` when no new one is to be had.
         """
 
 
@@ -307,6 +354,8 @@ class Token:
         header: Name of the header it travels in.
         scheme: Written before the value, as in ``Bearer …``; empty for a bare value.
         refresh_token: Kept by the host, encrypted, for grants that have one.
+        hosts: The only hosts that see the header; None for every host of the integration.
+        fills: Further secrets by name, which the host writes into bodies that are sent with ``fill=True``.
     """
 
     value: SecretStr
@@ -314,6 +363,8 @@ class Token:
     header: str = "Authorization"
     scheme: str = "Bearer"
     refresh_token: SecretStr | None = None
+    hosts: Collection[str] | None = None
+    fills: Mapping[str, SecretStr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,53 +437,6 @@ class Check:
     @property
     def is_ok(self) -> bool:
         return not self.missing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One thing to export.
-
-    Attributes:
-        key: Our idempotency key, fixed before the first attempt; it must travel in a field they can search.
-        stream: Where it goes.
-        values: Canonical values. Money is `decimal.Decimal` with its currency beside it.
-        reference: Their id when they know it already.
-    """
-
-    key: str
-    stream: str
-    values: Mapping[str, Any]
-    reference: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Items reserved together, in a fixed order."""
-
-    id: str
-    items: Sequence[Item]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What became of one item.
-
-    Attributes:
-        key: The item's key.
-        state: ``accepted`` with their reference · ``rejected`` with a message and, where they name it, the field ·
-            ``unknown`` when it was sent and no answer came.
-        reference: Their id for what was booked.
-        code: Their error code.
-        field: The field they refused.
-        message: Their words, as they came.
-    """
-
-    key: str
-    state: Literal["accepted", "rejected", "unknown"]
-    reference: str | None = None
-    code: str | None = None
-    field: str | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,18 +11,24 @@ the run and is shown with the plugin's name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import datetime as dt
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pluggy
 
 from samband.contract import (
     Batch,
+    Booked,
+    Chart,
     Check,
     Context,
     Event,
+    ExportFile,
     Page,
     Receipt,
+    Route,
     Selection,
+    Sought,
     Token,
     Trigger,
     WebhookAnswer,
@@ -109,13 +115,68 @@ class Hooks:
         """
 
     @hookspec
-    def find_exported(self, ctx: Context, keys: Sequence[str]) -> AsyncIterator[Receipt]:  # type: ignore[empty-body]
+    def find_exported(  # type: ignore[empty-body]
+        self, ctx: Context, keys: Sequence[str], sought: Sequence[Sought]
+    ) -> AsyncIterator[Receipt]:
         """Looks items up at the other side by our idempotency key. Optional.
 
-        Without it a plugin exports by file only, because an interrupted send could never be settled.
+        Without it a plugin exports by file only, because an interrupted send could never be settled. ``sought`` tells of
+        each of the ``keys`` how it went out; items that were accepted are asked about too, until they are posted.
 
-        Shape: an ``accepted`` receipt for each key that is found; nothing for one that is not there.
+        Shape: a receipt for each key that is found: ``accepted``, ``posted`` or ``rejected``. Nothing for one that is
+        certainly not there: it is sent again. ``unknown`` for one of which that cannot be told yet.
         Raises: `RetryableError`, `AuthError`.
+        Again: safe; must not change anything.
+        """
+
+    @hookspec
+    async def choose_route(self, ctx: Context, avoided: Mapping[str, str]) -> Route:  # type: ignore[empty-body]
+        """Chooses the way that the next items go, for systems that have several. Optional.
+
+        Called before items are marked as sent. An item whose outcome was unknown goes the way it went before, whatever is
+        chosen here. ``avoided`` names ways that refused in this run, before anything was sent, and why.
+
+        Shape: a `Route`, with a reason for each way that was passed over. ``file`` needs the capability ``render``.
+        Raises: `RetryableError` when no way is open now, `AuthError`.
+        Again: safe; may read, must not change anything.
+        """
+
+    @hookspec
+    async def render(self, ctx: Context, batch: Batch, profile: str) -> ExportFile:  # type: ignore[empty-body]
+        """Writes a batch as the file that the other system takes in by hand or from a folder. Optional.
+
+        Pure: no remote calls. ``profile`` is ``machine`` for the other system, ``human`` for a person's spreadsheet.
+
+        Shape: an `ExportFile`. Raises: `RejectedError` for a batch that cannot be written.
+        Again: the same batch gives the same bytes.
+        """
+
+    @hookspec
+    async def acknowledge(self, ctx: Context, name: str, content: bytes) -> list[Receipt]:  # type: ignore[empty-body]
+        """Reads the report that the other system made of a file it took in. Optional.
+
+        Shape: a receipt for each item that the report tells of; ``key`` is the item's key.
+        Raises: `RemoteError` for a file that is no such report.
+        Again: safe. Pure: no remote calls.
+        """
+
+    # ── the other side's books ───────────────────────────────────────────────
+
+    @hookspec
+    async def chart(self, ctx: Context) -> Chart:  # type: ignore[empty-body]
+        """Reads the accounts, dimensions, tax rules and periods that a mapping may refer to. Optional.
+
+        Called every night, and when a person writes a mapping. Raises: `AuthError`, `RetryableError`, `RemoteError`.
+        Again: safe; must not change anything.
+        """
+
+    @hookspec
+    def booked(self, ctx: Context, first: dt.date, last: dt.date) -> AsyncIterator[Sequence[Booked]]:  # type: ignore[empty-body]
+        """Reads the lines that the other side has between two days, both included, for comparison with ours. Optional.
+
+        What is staged and what failed belongs to it as well as what is posted. Lines that others booked may be left out.
+
+        Shape: an async generator of lists. Raises: `AuthError`, `RetryableError`, `RemoteError`.
         Again: safe; must not change anything.
         """
 

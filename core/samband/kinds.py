@@ -166,6 +166,21 @@ class Reimbursement(TypedDict, total=False):
     approved_on: Day | None
 
 
+@with_config(_CLOSED)
+class VoucherRow(TypedDict, total=False):
+    """What a claim comes to in the books, as it is kept; plugins are given a `samband.Voucher`."""
+
+    number: Required[int]
+    type: Required[Code]
+    date: Required[Day]
+    currency: Required[Currency]
+    text: Text | None
+    claim: Required[Reference]
+    mapping_version: Required[int]
+    reverses: int | None
+    lines: Required[list[dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A canonical record kind.
@@ -243,7 +258,10 @@ REIMBURSEMENT = Kind(
     Reimbursement,
     {"currency": "plain", "status": "plain", "approved_on": "plain"},
 )
-BUILTIN_KINDS = (MEMBER, MEMBERSHIP, COURSE, COURSE_ENROLLMENT, REIMBURSEMENT)
+VOUCHER = Kind(
+    "voucher", "Voucher", VoucherRow, {"number": "plain", "type": "plain", "date": "plain", "currency": "plain"}
+)
+BUILTIN_KINDS = (MEMBER, MEMBERSHIP, COURSE, COURSE_ENROLLMENT, REIMBURSEMENT, VOUCHER)
 
 
 def field_problems(error: ValidationError, prefix: str = "") -> list[FieldProblem]:

@@ -8,7 +8,15 @@ from samband.store.columns import Table, UtcInstant, iso_ms
 from samband.store.models.access import ApiKey, KeptAnswer
 from samband.store.models.catalog import Credential, Integration, Organization
 from samband.store.models.events import EventAttempt, EventDelivery, Outbox, Subscription
-from samband.store.models.exports import ExportItem, Reimbursement
+from samband.store.models.exports import (
+    ChartCopy,
+    Correction,
+    ExportItem,
+    KeptFile,
+    Mapping,
+    Reimbursement,
+    ReimbursementVersion,
+)
 from samband.store.models.records import Binding, Change, Outcome, Page, Record, Stream
 from samband.store.models.runs import LIVE, DeadLetter, Idempotency, Run
 from samband.store.models.schedules import Occurrence, Schedule
@@ -24,7 +32,9 @@ __all__ = [
     "AuditHead",
     "Binding",
     "Change",
+    "ChartCopy",
     "Consent",
+    "Correction",
     "Credential",
     "DeadLetter",
     "Difference",
@@ -35,7 +45,9 @@ __all__ = [
     "Inbox",
     "Integration",
     "KeptAnswer",
+    "KeptFile",
     "KeptToken",
+    "Mapping",
     "Occurrence",
     "Organization",
     "Outbox",
@@ -43,6 +55,7 @@ __all__ = [
     "Page",
     "Record",
     "Reimbursement",
+    "ReimbursementVersion",
     "Run",
     "Schedule",
     "SignOfLife",

@@ -1,0 +1,1 @@
+"""Xledger for samband: the plugin is `samband_xledger.plugin`."""
