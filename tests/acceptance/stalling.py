@@ -12,8 +12,8 @@ import asyncpg
 from .conftest import Hosts
 
 
-async def is_locked(hosts: Hosts, run_id: str) -> bool:
-    """Tells whether a stopped process keeps others from writing the run."""
+async def is_locked(hosts: Hosts) -> bool:
+    """Tells whether a stopped process keeps others from writing."""
     if hosts.database_url.startswith("sqlite"):
         connection = sqlite3.connect(hosts.database_url.removeprefix("sqlite:///"), timeout=0.2, isolation_level=None)
         try:
@@ -26,15 +26,14 @@ async def is_locked(hosts: Hosts, run_id: str) -> bool:
         return False
     connection = await asyncpg.connect(hosts.database_url)
     try:
-        await connection.fetch("SELECT 1 FROM run WHERE id = $1 FOR UPDATE NOWAIT", run_id)
-    except asyncpg.LockNotAvailableError:
-        return True
+        # Any lock would do harm, not only the run's own: nobody may be inside a transaction.
+        inside = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        return bool(await connection.fetchval(f"{inside} AND state IN ('active', 'idle in transaction')"))
     finally:
         await connection.close()
-    return False
 
 
-async def stop_between_transactions(hosts: Hosts, process: subprocess.Popen[bytes], run_id: str) -> None:
+async def stop_between_transactions(hosts: Hosts, process: subprocess.Popen[bytes]) -> None:
     """Stalls a worker while it holds no lock.
 
     One that is stopped inside a transaction keeps its lock as long as it is stopped: on SQLite for ever, on PostgreSQL
@@ -43,7 +42,7 @@ async def stop_between_transactions(hosts: Hosts, process: subprocess.Popen[byte
     for _ in range(200):
         process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.02)
-        if not await is_locked(hosts, run_id):
+        if not await is_locked(hosts):
             return
         process.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.005)

@@ -21,7 +21,7 @@ async def test_stalled_worker_that_wakes_up_writes_nothing(hosts: Hosts) -> None
             return (await hosts.store.feeds.run("hlf", run.id)).pages >= 2
 
         await until(has_pages)
-        await stop_between_transactions(hosts, stalled, run.id)
+        await stop_between_transactions(hosts, stalled)
         before = await hosts.store.feeds.run("hlf", run.id)
         assert ("running", 1) == (before.state, before.fence)
         other = hosts.start_worker()

@@ -100,7 +100,7 @@ async def test_run_that_waits_for_an_answer_is_cancelled_and_its_worker_is_free_
 
     # And the same when the worker is killed before it has noticed.
     stuck = await in_state(hosts, await again(hosts, "mute"), "running")
-    await stop_between_transactions(hosts, worker, stuck.id)
+    await stop_between_transactions(hosts, worker)
     asked = await hosts.service.runs.cancel("hlf", stuck.id)
     hosts.kill(worker)
     assert asked.cancel_requested_at is not None

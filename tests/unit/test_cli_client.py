@@ -153,6 +153,11 @@ RUN = {
 }  # fmt: skip
 
 
+def _as_from_a_terminal() -> None:
+    """Makes Ctrl-C count: what is started by a script in the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_waiting_can_be_stopped_and_the_run_goes_on(loopback: Callable[[web.Application], str]) -> None:
     async def ordered(request: web.Request) -> web.Response:
         return web.json_response(RunView.model_validate(RUN).model_dump(mode="json"))
@@ -161,7 +166,9 @@ def test_waiting_can_be_stopped_and_the_run_goes_on(loopback: Callable[[web.Appl
     app.router.add_route("*", "/{path:.*}", ordered)
     environment = {**os.environ, "SAMBAND_URL": loopback(app), "SAMBAND_API_KEY": KEY}
     command = [sys.executable, "-m", "samband", "sync", "hlf", "learning", "--wait"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as waiting:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_as_from_a_terminal
+    ) as waiting:
         assert waiting.stderr is not None
         assert waiting.stderr.readline().startswith("running: 0 records")
         waiting.send_signal(signal.SIGINT)
