@@ -3,7 +3,7 @@
 The names here are what a plugin or a Python caller needs; everything deeper is the host's own.
 """
 
-from samband import errors, webhooks
+from samband import errors, spreadsheet, webhooks
 from samband.contract import (
     HOOK_API_VERSION,
     Batch,
@@ -109,5 +109,6 @@ __all__ = [
     "errors",
     "hookimpl",
     "refresh_token_token",
+    "spreadsheet",
     "webhooks",
 ]

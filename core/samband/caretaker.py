@@ -7,6 +7,7 @@ import datetime as dt
 import random
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import structlog
@@ -134,14 +135,21 @@ class Caretaker:
         stalled_before = now - dt.timedelta(seconds=self._stall_after_s)
         observed = await self._store.conditions.of_organization(organization_id, stalled_before=stalled_before)
         figures = {} if self._webhooks is None else await self._webhooks(organization_id, now)
-        found = [f for o in observed for f in findings(condition_of(o, figures.get(o.integration.id, {})), now)]
+        charts = await self._store.charts.findings(organization_id)
+        found = [
+            f
+            for o in observed
+            for f in findings(condition_of(o, figures.get(o.integration.id, {}), charts.get(o.integration.id, {})), now)
+        ]
         opened, closed = await self._store.alerts.settle(organization_id, found)
         if opened or closed:
             log.info("alerts_changed", organization=organization_id, opened=opened, closed=closed)
         return opened, closed
 
 
-def condition_of(observed: Observed, webhook: Mapping[str, Any]) -> Condition:
+def condition_of(
+    observed: Observed, webhook: Mapping[str, Any], mapping: Mapping[str, Any] = MappingProxyType({})
+) -> Condition:
     """Gives what the rules judge, from what the store observed."""
     integration = observed.integration
     return Condition(
@@ -150,7 +158,7 @@ def condition_of(observed: Observed, webhook: Mapping[str, Any]) -> Condition:
         expected=expectation(observed.schedules, observed.last_success_at or integration.updated_at),
         failures_in_row=observed.failures_in_row, open_letters=observed.open_letters, held_run=observed.held_run,
         stalled_run=observed.stalled_run, uncertain_items=observed.uncertain_items,
-        credentials_expire_at=observed.credentials_expire_at, webhook=webhook,
+        credentials_expire_at=observed.credentials_expire_at, webhook=webhook, mapping=mapping,
     )  # fmt: skip
 
 

@@ -302,6 +302,9 @@ class HttpSession(Protocol):
         Those who ask at once share one renewal. Raises `AuthError` when no new one is to be had.
         """
 
+    async def fill_names(self) -> Collection[str]:
+        """Gives the names of the token's ``fills``: which secrets there are, for a plugin that has to choose its way."""
+
 
 class Logger(Protocol):
     """A structured logger; every value passes the host's redaction."""

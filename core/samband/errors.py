@@ -268,9 +268,11 @@ class InvalidError(ServiceError):
     default_code = "invalid_request"
 
     def __init__(
-        self, message: str = "", *, problems: Sequence[FieldProblem] = (), code: str | None = None, hint: str = ""
-    ) -> None:
-        super().__init__(message, code=code, hint=hint, field=problems[0].field if problems else None)
+        self, message: str = "", *, problems: Sequence[FieldProblem] = (), code: str | None = None, hint: str = "",
+        remote_message: str = "",
+    ) -> None:  # fmt: skip
+        field = problems[0].field if problems else None
+        super().__init__(message, code=code, hint=hint, field=field, remote_message=remote_message)
         self.problems = tuple(problems)
 
 
@@ -287,9 +289,20 @@ class NotFoundError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """The thing exists but is in a state that does not allow this; the hint says which move is open."""
+    """The thing exists but is in a state that does not allow this; the hint says which move is open.
+
+    ``problems`` names what stands in the way where that is more than one thing.
+    """
 
     default_code = "conflict"
+
+    def __init__(
+        self, message: str = "", *, problems: Sequence[FieldProblem] = (), code: str | None = None, hint: str = "",
+        remote_message: str = "",
+    ) -> None:  # fmt: skip
+        field = problems[0].field if problems else None
+        super().__init__(message, code=code, hint=hint, field=field, remote_message=remote_message)
+        self.problems = tuple(problems)
 
 
 class AlreadyRunningError(ConflictError):

@@ -8,6 +8,7 @@ comes again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import enum
 import random
@@ -218,10 +219,10 @@ class Dispatcher:
 
     async def _pause(self) -> None:
         """Waits a moment, or until a delivery has ended and made room for the next of its subject."""
-        try:
-            await asyncio.wait_for(self._freed.wait(), _IDLE_S)
-        except TimeoutError:
-            return
+        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_S):
+                await self._freed.wait()
 
     async def _round(self, group: asyncio.TaskGroup) -> bool:
         is_more = await self.store.fan_out.advance(self.now())

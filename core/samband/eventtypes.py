@@ -110,6 +110,40 @@ class ExportPosted(ExportData):
     """The other side has booked an item. Subject: ``reimbursement/<id>``."""
 
 
+class ExportReleased(ExportData):
+    """An item is over without having been booked, by a person's word; the claim is free. Subject: ``reimbursement/<id>``."""
+
+
+class ExportSuperseded(ExportData):
+    """A person has the claim exported once more, and nobody asks for this item again. Subject: ``reimbursement/<id>``."""
+
+
+class CorrectionData(EventData):
+    """How a change stands to a claim that is in the books already."""
+
+    reimbursement: str = Field(description="Its id on our side.")
+    correction: str = Field(description="The correction's id.")
+    state: str = Field(description="The correction's state now.")
+    item: str = Field(description="Key of the export item that the change is about.")
+    reversal: str | None = Field(default=None, description="Key of the item that takes the booking back.")
+
+
+class CorrectionProposed(CorrectionData):
+    """A claim that is in the books was told differently; a person has to decide. Subject: ``reimbursement/<id>``."""
+
+
+class CorrectionApproved(CorrectionData):
+    """A person has agreed to a change; the reversal of the booking is reserved. Subject: ``reimbursement/<id>``."""
+
+
+class CorrectionDismissed(CorrectionData):
+    """A proposed change is not made. Subject: ``reimbursement/<id>``."""
+
+
+class CorrectionDone(CorrectionData):
+    """The booking is reversed, and the changed claim may be exported. Subject: ``reimbursement/<id>``."""
+
+
 class IntegrationData(EventData):
     """How the connection of an integration stands now."""
 
@@ -200,6 +234,12 @@ EVENT_TYPES: Final[Mapping[str, type[EventData]]] = {
     "no.samband.export.rejected.v1": ExportRejected,
     "no.samband.export.unknown.v1": ExportUnknown,
     "no.samband.export.posted.v1": ExportPosted,
+    "no.samband.export.released.v1": ExportReleased,
+    "no.samband.export.superseded.v1": ExportSuperseded,
+    "no.samband.reimbursement.correction_proposed.v1": CorrectionProposed,
+    "no.samband.reimbursement.correction_approved.v1": CorrectionApproved,
+    "no.samband.reimbursement.correction_dismissed.v1": CorrectionDismissed,
+    "no.samband.reimbursement.correction_done.v1": CorrectionDone,
     "no.samband.integration.needs_reauthentication.v1": NeedsReauthentication,
     "no.samband.integration.recovered.v1": Recovered,
     "no.samband.alert.opened.v1": AlertOpened,

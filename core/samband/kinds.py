@@ -15,7 +15,18 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import PydanticCustomError
+from stdnum.no import kontonr
 from typing_extensions import TypedDict
 
 from samband.errors import FieldProblem
@@ -64,6 +75,24 @@ _DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,3})?", re.ASCII)
 Amount = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=12, decimal_places=2)]
 Quantity = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, max_digits=12, decimal_places=3)]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+
+
+def _account(value: str) -> str:
+    """Gives a bank account as 11 digits; dots and spaces, with which people write it, are left out.
+
+    The library also takes the 7 digits of the old postal giro, and 11 that hide such behind 0000: no bank pays there.
+    """
+    digits = _SEPARATORS.sub("", value)
+    if _ACCOUNT.fullmatch(digits) is None or digits.startswith("0000"):
+        raise PydanticCustomError("bank_account", "A Norwegian bank account has 11 digits, as in 1234.56.78903")
+    if not kontonr.is_valid(digits):
+        raise PydanticCustomError("bank_account", "The last digit does not fit the others: one of them is misspelt")
+    return digits
+
+
+_SEPARATORS = re.compile(r"[ .\u00a0]")
+_ACCOUNT = re.compile(r"[0-9]{11}", re.ASCII)
+BankAccount = Annotated[str, StringConstraints(max_length=40), AfterValidator(_account)]
 
 _CLOSED = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -132,15 +161,25 @@ class CourseEnrollment(TypedDict, total=False):
 
 @with_config(_CLOSED)
 class ReimbursementLine(TypedDict, total=False):
-    """One line of a claim. Amounts are text with at most two decimals, in the claim's currency."""
+    """One line of a claim. Amounts are text with at most two decimals, in the claim's currency.
+
+    ``amount`` is what is to be paid. Toll, parking, transport and other are parts of it, and so is what kilometres times
+    the rate that was applied come to; where any of them is given, they make the whole amount (see `samband.rules.claims`).
+    """
 
     expense_type: Required[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]]
     amount: Required[Amount]
     date: Required[Day]
+    currency: Currency | None
     text: Text | None
+    kilometres: Quantity | None
+    rate: Amount | None
+    toll: Amount | None
+    parking: Amount | None
+    transport: Amount | None
+    other: Amount | None
     quantity: Quantity | None
     unit: Code | None
-    rate: Amount | None
     receipt: Text | None
 
 
@@ -150,7 +189,7 @@ class Payee(TypedDict, total=False):
 
     id: Required[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]]
     name: Text | None
-    bank_account: Code | None
+    bank_account: BankAccount | None
 
 
 @with_config(_CLOSED)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
+from samband.store.batches import Batch
 from samband.store.catalog import CredentialFacts
-from samband.store.models import Alert, DeadLetter, ExportItem, Integration, Organization, Record, Reimbursement, Run
+from samband.store.models import Alert, DeadLetter, ExportItem, Integration, Organization, Record, Run
 from samband.views import (
     BrakeView,
     CheckView,
@@ -21,7 +22,7 @@ from samband.views import (
     RunView,
     SelectionView,
 )
-from samband.views.exports import ExportItemView, ReimbursementView
+from samband.views.exports import BatchView, ExportItemView
 from samband.views.health import AlertView
 
 STALL_AFTER_S: Final = 1800.0
@@ -104,18 +105,41 @@ def alert_view(row: Alert) -> AlertView:
     )  # fmt: skip
 
 
-def reimbursement_view(row: Reimbursement) -> ReimbursementView:
-    total = sum((Decimal(line["amount"]) for line in row.body["lines"]), Decimal(0))
-    return ReimbursementView(
-        id=row.id, organization=row.organization_id, version=row.version, status=row.status, total=f"{total:.2f}",
-        currency=row.body["currency"], values=row.body, created_at=row.created_at, updated_at=row.updated_at,
-    )  # fmt: skip
-
-
 def export_item_view(row: ExportItem) -> ExportItemView:
+    evidence = row.evidence or {}
     return ExportItemView(
         key=row.key, organization=row.organization_id, integration=row.integration_id,
         reimbursement=row.reimbursement_id, version=row.version, number=row.number, state=row.state, run=row.run_id,
-        attempts=row.attempts, reference=row.reference, code=row.code, field=row.field, message=row.message,
-        created_at=row.created_at, sent_at=row.sent_at, settled_at=row.settled_at,
+        attempts=row.attempts, purpose=row.purpose, reverses=row.reverses, voucher_number=row.voucher_number,
+        mapping_version=row.mapping_version, period=row.period, route=row.route, reference=row.reference,
+        code=row.code, field=row.field, message=row.message, reason=row.reason, digest=evidence.get("digest"),
+        told=evidence.get("told") or {}, passed_over=evidence.get("reasons") or {}, created_at=row.created_at,
+        sent_at=row.sent_at, settled_at=row.settled_at, accepted_at=row.accepted_at, posted_at=row.posted_at,
+        looked_up_at=row.looked_up_at,
     )  # fmt: skip
+
+
+def batch_view(batch: Batch) -> BatchView:
+    run = batch.run
+    return BatchView(
+        run=run.id, type=run.plugin, state=run.state, outcome=_outcome(batch.states), reason=run.reason,
+        requested_by=run.requested_by, items=sum(batch.states.values()), states=dict(sorted(batch.states.items())),
+        totals={currency: f"{Decimal(cents) / 100:.2f}" for currency, cents in sorted(batch.cents.items())},
+        routes=sorted(batch.routes), period_first=batch.first, period_last=batch.last, acknowledgements=batch.files,
+        claims=batch.claims, error=(run.error or {}).get("code"), created_at=run.created_at, finished_at=run.finished_at,
+    )  # fmt: skip
+
+
+_OUTCOMES: Final[Mapping[str, str]] = {
+    "reserved": "open", "sent": "open", "unknown": "uncertain", "rejected": "refused", "released": "released",
+    "accepted": "accepted", "posted": "booked", "reversed": "booked", "superseded": "booked",
+}  # fmt: skip
+
+
+def _outcome(states: Mapping[str, int]) -> Any:
+    """Says in one word what a batch comes to: what needs somebody first."""
+    found = {_OUTCOMES[state] for state in states}
+    for first in ("uncertain", "open"):
+        if first in found:
+            return first
+    return found.pop() if len(found) == 1 else "partly"

@@ -77,9 +77,14 @@ class HostSettings(BaseSettings):
         max_body_bytes: Largest request body the API reads.
         settle_after_s: How long an exported item must have been out before its not being found at the other side means
             that it never arrived. Longer than a worker can be paused and still go on sending.
+        follow_up_every_s: How often it is looked whether the other side should be asked what became of exported items.
+        follow_up_steps_s: Ages at which it is asked about an item; beyond the last it is asked again after as long as that.
+        follow_up_days: Beyond this age of an item nobody asks by himself.
         probe_every_s: How often each enabled integration's connection is probed with one light read.
         webhook_max_bytes: Largest body of one webhook delivery.
         webhook_keep_days: How long what a delivery held is kept, encrypted. That it came is known for ever.
+        drop_root: An existing folder below which export files are put, in a folder of each organisation and integration;
+            None refuses drop points that are folders.
         public_url: Where the world reaches this host, for instance ``https://samband.example.org``; used verbatim in the
             addresses that are given to others (webhooks, consent callbacks).
     """
@@ -123,9 +128,15 @@ class HostSettings(BaseSettings):
     delivery_retention_days: int = Field(default=30, ge=1, le=3650)
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=1024**3)
     settle_after_s: float = Field(default=300.0, gt=0, le=86_400)
+    follow_up_every_s: float = Field(default=5.0, gt=0, le=3600)
+    follow_up_steps_s: tuple[Annotated[float, Field(gt=0, le=604_800)], ...] = Field(
+        default=(15.0, 60.0, 300.0, 3600.0, 21_600.0), min_length=1, max_length=20
+    )
+    follow_up_days: float = Field(default=90.0, gt=0, le=3650)
     probe_every_s: float = Field(default=900.0, ge=1, le=86_400)
     webhook_max_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     webhook_keep_days: float = Field(default=30.0, ge=0, le=3650)
+    drop_root: Path | None = None
     public_url: str = ""
 
     @property
@@ -140,7 +151,7 @@ class HostSettings(BaseSettings):
             return self.plugins_file
         return DEFAULT_PLUGINS_FILE if DEFAULT_PLUGINS_FILE.is_file() else None
 
-    @field_validator("data_dir", "plugins_file", "key_file")
+    @field_validator("data_dir", "plugins_file", "key_file", "drop_root")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.abspath(path.expanduser()))

@@ -303,14 +303,16 @@ def test_timing_is_previewed_without_being_saved(shell: Shell, running: dict[str
 
 
 def test_claims_are_put_and_sent_once(shell: Shell, org: str) -> None:
-    put = f"reimbursement put {org} c-1"
-    told = shell.type(f"{put} --file {shell.file('claim.json', CLAIM)}")
+    put, one = f"claims put {org} -", CLAIM | {"id": "c-1"}
+    told = shell.type(f"claims put {org} {shell.file('claim.json', one)}")
     assert "Total: 100.50 NOK" in told.out
-    assert 1 == shell.document(put, stdin=json.dumps(CLAIM).encode())["version"]
-    wrong = shell.document(put, stdin=json.dumps(CLAIM | {"currency": "kroner"}).encode(), code=2)
+    assert 1 == shell.document(put, stdin=json.dumps(one).encode())["version"]
+    wrong = shell.document(put, stdin=json.dumps(one | {"currency": "kroner"}).encode(), code=2)
     assert ["currency"] == [problem["field"].rpartition(".")[2] for problem in wrong["error"]["problems"]]
-    assert "Status: approved" in shell.text(f"reimbursement show {org} c-1")
-    assert ["c-1"] == [one["id"] for one in shell.document(f"reimbursement list {org}")["reimbursements"]]
+    assert "Status: approved" in shell.text(f"claims show {org} c-1")
+    assert ["c-1"] == [one["id"] for one in shell.document(f"claims list {org}")["reimbursements"]]
+    waits = shell.text(f"claims timeline {org} c-1")
+    assert "Claim c-1, 100.50 NOK, is approved and waits to be sent to the books." == waits[0]
     ordered = shell.text(f"export order {org} --wait")
     assert "Goes to: books" == ordered[0]
     assert {"Sent: c-1"} <= set(ordered)
@@ -410,8 +412,10 @@ NOWHERE = [
     "dead-letters acknowledge nowhere 1", "records list nowhere member", "records show nowhere member 1",
     "records changes nowhere", "schedule set nowhere learning --interval 3600", "schedule show nowhere learning",
     "schedule list nowhere learning", "schedule delete nowhere learning", "schedule pause nowhere learning",
-    "schedule resume nowhere learning", "schedule occurrences nowhere learning", "reimbursement list nowhere",
-    "reimbursement show nowhere c-1", "export order nowhere", "export items nowhere", f"token refresh {NO_RUN}",
+    "schedule resume nowhere learning", "schedule occurrences nowhere learning", "claims list nowhere",
+    "claims show nowhere c-1", "claims versions nowhere c-1", "claims timeline nowhere c-1",
+    "claims corrections nowhere", "claims correction nowhere x", "claims approve nowhere x",
+    "claims dismiss nowhere x --reason x", "export order nowhere", "export items nowhere", f"token refresh {NO_RUN}",
     "consent nowhere learning", "webhook set nowhere learning", "webhook show nowhere learning",
     "webhook secret nowhere learning", "webhook test nowhere learning", "webhook deliver nowhere learning",
     "webhook deliveries nowhere learning", "webhook replay nowhere learning 1", "webhook delete nowhere learning",
@@ -440,7 +444,7 @@ def test_what_is_not_there_is_not_found(shell: Shell, line: str) -> None:
     [
         "alerts list hlf --limit 0", "runs show hlf", "dry-run hlf learning --key p1", "runs approve hlf/x",
         "integration update hlf learning", "webhook set hlf learning --secret-file /nowhere/secret",
-        "reimbursement put hlf c-1 --file /nowhere/claim",
+        "claims put hlf /nowhere/claim",
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_the_host_is_asked(shell: Shell, line: str) -> None:

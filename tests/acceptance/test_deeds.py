@@ -37,7 +37,7 @@ from samband.flow import Flow, FlowSettings
 from samband.service import Service
 from samband.store import Store
 from samband.store.audit import HOST
-from samband.store.models import Alert, AuditEntry, DeadLetter, Run
+from samband.store.models import Alert, AuditEntry, DeadLetter, ExportItem, Run
 from samband.store.trail import Wanted
 from samband.tokens import TokenService
 from tests.integration.playing import SilentBell
@@ -47,6 +47,7 @@ from tests.rotation.server import CLIENT_ID, CLIENT_SECRET, RotatingServer
 NO_DEEDS = {
     "test_integration": "a light read; what it finds is on the integration",
     "preview_schedule": "it only reckons",
+    "preview_export": "it only reckons",
     "test_webhook": "it checks a sample of its own",
     "receive_delivery": "it comes from another system, by no key, and is kept in the inbox",
 }
@@ -294,7 +295,53 @@ async def _claims(desk: Desk) -> None:
     one = f"{BASE}/reimbursements/c-1"
     await desk.done("PUT", one, claim | {"text": "first"})  # a new claim is data, and comes in by the thousand
     await desk.do("put_reimbursement", one, claim, expect="reimbursement.changed")
-    await desk.do("export_reimbursements", f"{BASE}/reimbursements/export", {"ids": ["c-1"]}, expect="export.ordered")
+    many = {"items": [{"id": "c-2", **claim, "text": "first"}]}
+    await desk.done("PUT", f"{BASE}/reimbursements", many)
+    many = {"items": [{"id": "c-2", **claim}]}
+    await desk.do("put_reimbursements", f"{BASE}/reimbursements", many, expect="reimbursement.changed")
+    both = {"ids": ["c-1", "c-2"]}
+    await desk.do("preview_export", f"{BASE}/reimbursements/export/preview", both)
+    ordered = await desk.do("export_reimbursements", f"{BASE}/reimbursements/export", both, expect="export.ordered")
+    await desk.set_run(ordered["run"]["id"], state="succeeded")
+    await _decide_on_item(desk, "c-2")
+    for deed, told in (("dismiss", "correction.dismissed"), ("approve", "correction.approved")):
+        await _book(desk, "c-1")
+        await desk.done("PUT", one, claim | {"text": deed})
+        (proposed,) = (await desk.service.reimbursements.corrections(ORG, state="proposed")).items
+        of = f"{BASE}/corrections/{proposed.id}/{deed}"
+        await desk.do(f"{deed}_correction", of, {"reason": "It was so."}, expect=told)
+
+
+async def _decide_on_item(desk: Desk, id: str) -> None:
+    """Has somebody export a claim once more, and settle the new item when nobody knows what became of it."""
+    table: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+    reason = {"reason": "Seen in their list."}
+
+    async def become_unknown() -> None:
+        async with desk.store.database.write() as conn:
+            mine = sa.and_(table.c.reimbursement_id == id, table.c.state == "reserved")
+            await conn.execute(sa.update(table).where(mine).values(state="unknown"))
+
+    await become_unknown()
+    again = await desk.do("export_again", f"{BASE}/reimbursements/{id}/export-again", reason, expect="export.repeated")
+    await become_unknown()
+    path = f"{BASE}/exports/{again['item']}/resolve"
+    await desk.do("resolve_export", path, {"outcome": "booked", **reason}, expect="export.resolved")
+    await desk.set_run(again["run"]["id"], state="succeeded")
+
+
+async def _book(desk: Desk, id: str) -> None:
+    """Has a claim's item booked, as a voucher."""
+    line = {"text": "Toll", "dimensions": {}, "tax_rule": None, "payee": None, "quantity": None}
+    voucher = {
+        "number": 7, "type": "HB", "date": "2026-03-02", "currency": "NOK", "text": "Claim", "claim": id,
+        "mapping_version": 1, "reverses": None,
+        "lines": [{"n": n, "key": f"k-{n}", "account": "1", "amount": a, **line} for n, a in ((1, "1.00"), (2, "-1.00"))],
+    }  # fmt: skip
+    table: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+    async with desk.store.database.write() as conn:
+        booked = sa.update(table).where(table.c.reimbursement_id == id)
+        await conn.execute(booked.values(state="posted", voucher=voucher))
 
 
 async def _webhook(desk: Desk) -> None:

@@ -123,7 +123,7 @@ async def connect(hosts: Hosts, *payees: str) -> None:
     assert (await hosts.service.integrations.test("nbf", PLUGIN)).ok
     await hosts.service.integrations.enable("nbf", PLUGIN)
     for payee in payees:
-        await hosts.service.exports.put_reimbursement("nbf", f"c-{payee}", claim(payee))
+        await hosts.service.reimbursements.put("nbf", f"c-{payee}", claim(payee))
 
 
 async def items(hosts: Hosts) -> dict[str, ExportItemView]:
@@ -142,7 +142,7 @@ async def settled(hosts: Hosts, order: ExportView) -> str:
 
 async def test_approved_claims_are_booked_once_and_stay_booked(hosts: Hosts, books: Path) -> None:
     await connect(hosts, "a", "b")
-    await hosts.service.exports.put_reimbursement("nbf", "c-draft", claim("c", status="draft"))
+    await hosts.service.reimbursements.put("nbf", "c-draft", claim("c", status="draft"))
     hosts.start_worker()
     order = await hosts.service.export_reimbursements("nbf", ["c-a", "c-b", "c-draft", "c-none", "c-a"])
     assert ["c-a", "c-b"] == order.reserved
@@ -198,7 +198,7 @@ async def test_rejected_claim_says_why_and_can_be_mended_and_sent_again(
     refused = (await items(hosts))["c-a"]
     told = (refused.state, refused.code, refused.field, refused.message)
     assert ("rejected", "cost_centre", "lines.0", "Unknown cost centre.") == told
-    await hosts.service.exports.put_reimbursement("nbf", "c-a", claim("a", "99.00"))
+    await hosts.service.reimbursements.put("nbf", "c-a", claim("a", "99.00"))
     order = await hosts.service.export_reimbursements("nbf")
     assert ["c-a"] == order.reserved
     assert "succeeded" == await settled(hosts, order)
@@ -222,10 +222,10 @@ async def test_twenty_orders_at_once_never_take_a_claim_twice(hosts: Hosts) -> N
 async def test_exported_claim_is_not_changed_silently(hosts: Hosts) -> None:
     await connect(hosts, "a")
     await hosts.service.export_reimbursements("nbf")
-    same, is_new = await hosts.service.exports.put_reimbursement("nbf", "c-a", claim("a"))
-    assert (1, False) == (same.version, is_new)
+    same, outcome = await hosts.service.reimbursements.put("nbf", "c-a", claim("a"))
+    assert (1, "unchanged") == (same.version, outcome)
     with pytest.raises(ConflictError) as caught:
-        await hosts.service.exports.put_reimbursement("nbf", "c-a", claim("a", "1.00"))
+        await hosts.service.reimbursements.put("nbf", "c-a", claim("a", "1.00"))
     assert "already_exported" == caught.value.code
 
 
@@ -261,7 +261,7 @@ async def test_organisation_without_an_exporter_is_told_what_to_connect(hosts: H
 async def test_claim_that_does_not_fit_names_its_field(hosts: Hosts, change: dict[str, Any], field: str) -> None:
     await hosts.service.organizations.create("nbf", "NBF")
     with pytest.raises(InvalidError) as caught:
-        await hosts.service.exports.put_reimbursement("nbf", "c-1", claim("a") | change)
+        await hosts.service.reimbursements.put("nbf", "c-1", claim("a") | change)
     assert field in [p.field for p in caught.value.problems]
 
 
@@ -271,7 +271,7 @@ async def test_cancelled_export_sends_nothing_more_and_frees_what_it_had_reserve
     assert order.run is not None
     await hosts.service.runs.cancel("nbf", order.run.id)
     assert "released" == (await items(hosts))["c-a"].state
-    await hosts.service.exports.put_reimbursement("nbf", "c-a", claim("a", status="draft"))
+    await hosts.service.reimbursements.put("nbf", "c-a", claim("a", status="draft"))
     hosts.start_worker()
     assert "succeeded" == await settled(hosts, await hosts.service.export_reimbursements("nbf", ["c-b"]))
     assert {(await items(hosts))["c-b"].key: 1} == bookings(books)

@@ -283,8 +283,8 @@ async def test_token_is_renewed_and_never_shown(home: Home, way: Way, org: str) 
 
 async def test_approved_claims_are_exported_once(home: Home, way: Way, org: str) -> None:
     await home.connected(org)
-    await home.service.exports.put_reimbursement(org, "c-1", CLAIM)
-    await home.service.exports.put_reimbursement(org, "c-2", CLAIM | {"status": "draft"})
+    await home.service.reimbursements.put(org, "c-1", CLAIM)
+    await home.service.reimbursements.put(org, "c-2", CLAIM | {"status": "draft"})
     order = await way.ask("export_reimbursements", org, ["c-1", "c-2"])
     assert ("books", ["c-1"], [{"id": "c-2", "reason": "not_approved"}]) == (
         order["type"], order["reserved"], order["skipped"],

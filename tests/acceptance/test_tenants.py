@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from aiohttp.test_utils import TestClient, TestServer
 
 from samband.api import create_app
-from samband.store.models import Alert, DeadLetter
+from samband.store.models import Alert, Correction, DeadLetter, ExportItem, KeptFile, Run
 
 from .conftest import Hosts, Simulator
 
@@ -43,9 +43,11 @@ NAMES = {"org", "type", "kind", "name"}
 
 OF_EVERY_KIND = {"kind": "member"}
 NO_SUCH = {
+    "/mapping/versions/{version}": "999999",
     "run": "0" * 32, "/v1/keys/{id}": "0" * 12, "/v1/integrations/{id}": "0" * 32, "/subscriptions/{id}": "0" * 32,
     "/events/{id}": "0" * 32, "/records/{kind}/{id}": "999999", "/dead-letters/{id}": "999999",
-    "/alerts/{id}": "999999", "/reimbursements/{id}": "no-such",
+    "/alerts/{id}": "999999", "/reimbursements/{id}": "no-such", "/corrections/{id}": "0" * 32,
+    "/exports/files/{id}": "0" * 32, "/exports/{key}": "0" * 32,
 }  # fmt: skip
 """An id of the same form that nothing has, by parameter or by the address up to it."""
 
@@ -150,9 +152,11 @@ async def _furnish(tenants: Tenants) -> None:
     example = {op.name: op.body() for op in tenants.operations if op.method in ("PUT", "POST")}
     await tenants.done(tenants.theirs, "PUT", f"{of_type}/schedules/nattlig", example["put_named_schedule"])
     await tenants.done(tenants.theirs, "PUT", f"{base}/reimbursements/c-1001", example["put_reimbursement"])
+    await tenants.done(tenants.theirs, "PUT", f"{of_type}/mapping", example["put_mapping"])
     await tenants.done(tenants.theirs, "POST", f"{base}/subscriptions", example["create_subscription"])
     integration = await hosts.store.catalog.integration(THEIRS, "dynamics365")
     now = dt.datetime.now(dt.UTC)
+    claim = (await hosts.service.reimbursements.get(THEIRS, "c-1001")).values
     rows: tuple[Any, ...] = (
         Alert(
             organization_id=THEIRS, integration_id=integration.id, subject=f"integration/{integration.id}",
@@ -162,10 +166,29 @@ async def _furnish(tenants: Tenants) -> None:
             organization_id=THEIRS, integration_id=integration.id, run_id=run.id, operation="sync", reason="unavailable",
             message="Theirs alone.", occurrences=1, created_at=now, updated_at=now,
         ),
+        Correction(
+            id="c" * 32, organization_id=THEIRS, reimbursement_id="c-1001", item_key="k", state="proposed",
+            status="approved", body=claim | {"text": "Theirs alone."}, digest="d" * 64, created_at=now,
+        ),
+        Run(
+            id="b" * 32, organization_id=THEIRS, integration_id=integration.id, plugin="dynamics365", plugin_version="1",
+            operation="export", streams=["theirs"], reason="api", requested_by="Theirs alone", state="succeeded",
+            created_at=now, available_at=now,
+        ),
+        ExportItem(
+            key="e" * 32, organization_id=THEIRS, integration_id=integration.id, reimbursement_id="c-1001", version=1,
+            number=1, run_id="b" * 32, stream="theirs", state="unknown", created_at=now,
+        ),
+        KeptFile(
+            id="f" * 32, organization_id=THEIRS, integration_id=integration.id, name="theirs-alone.csv",
+            profile="machine", media_type="text/csv", size=12, digest="d" * 64, rows=1, keys=[], state="ready",
+            content=hosts.store.files.sealed(THEIRS, "f" * 32, b"Theirs alone"), created_at=now,
+        ),
     )  # fmt: skip
     async with hosts.store.database.write() as conn:
         for row in rows:
-            values = {name: value for name, value in row.model_dump().items() if name != "id"}
+            numbered = isinstance(row, Alert | DeadLetter)
+            values = {name: value for name, value in row.model_dump().items() if name != "id" or not numbered}
             await conn.execute(sa.insert(row.__table__).values(**values))
 
 
@@ -275,7 +298,8 @@ async def test_the_other_organisation_itself_does_see_what_is_hidden_from_me(ten
             status, text = await tenants.ask(tenants.theirs, "GET", path)
             if status != 200:
                 unseen[operation.name] = (status, text)
-    never = {"get_schedule", "get_webhook", "list_differences"}  # they have none of these, and are told so
+    # They have none of these, and are told so.
+    never = {"get_schedule", "get_webhook", "list_differences", "get_reconciliation", "get_drop"}
     assert set() == set(unseen) - never, unseen
 
 

@@ -334,6 +334,10 @@ async def test_a_plugin_without_a_check_proves_that_it_gets_a_token(make: Make, 
         ("Token(value=SecretStr(''))", "gave an empty token"),
         ("Token(value=SecretStr('x'), refresh_token='abc')", "refresh token in clear"),
         ("Token(value=SecretStr('x'), expires_at=__import__('datetime').datetime(2030, 1, 1))", "without a zone"),
+        ("Token(value=SecretStr('x'), hosts='crm.example')", "hosts that are no list"),
+        ("Token(value=SecretStr('x'), fills={'key': 'abc'})", "fills of the wrong shape"),
+        ("Token(value=SecretStr('x'), fills={'key': SecretStr('')})", "fills of the wrong shape"),
+        ("Token(value=SecretStr('x'), fills={'a key': SecretStr('abc')})", "fills of the wrong shape"),
     ],
 )
 async def test_a_token_that_cannot_be_used_is_a_broken_promise(make: Make, crm: Crm, gives: str, words: str) -> None:
@@ -354,6 +358,15 @@ async def test_an_error_of_the_tree_passes_with_its_type_and_without_secrets(mak
     assert caught.value.retry_after_s == 7
     assert str(caught.value) == "Wait, ***."
     assert caught.value.remote_message == "***"
+
+
+async def test_a_fill_of_the_token_is_as_secret_as_the_token_itself(make: Make, crm: Crm) -> None:
+    source = PLUGIN[PLUGIN.index("    answer = await") :]
+    gives = "    return Token(value=SecretStr('token-1'), fills={'key': SecretStr('fill-canary')})\n"
+    raises = f"{CHECK}{READ_DATA}    raise RateLimitedError('Wait, fill-canary.', remote_message='fill-canary')\n"
+    with pytest.raises(RateLimitedError) as caught:
+        await make(raises, (source, gives)).check(connection(crm))
+    assert ("Wait, ***.", "***") == (str(caught.value), caught.value.remote_message)
 
 
 @pytest.mark.parametrize("seconds", ["'soon'", "float('nan')", "-1", "float('inf')"])

@@ -231,6 +231,30 @@ async def test_a_redirect_is_refused(peer: Peer, session: AuthorisedSession, cod
     assert "abc" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        ("/login", "redirect_to_sign_in"),
+        ("/Account/LogOn.aspx?ReturnUrl=%2fWS", "redirect_to_sign_in"),
+        ("https://id.example/sign-in#x", "redirect_to_sign_in"),
+        ("/login?ReturnUrl=https://ws.example/WS", "redirect_to_sign_in"),
+        ("/Error.aspx?aspxerrorpath=/login", "redirect_refused"),
+        ("https://login.example", "redirect_refused"),
+        ("https://login.example/elsewhere", "redirect_refused"),
+        ("/login/failed-import", "redirect_refused"),
+        ("", "redirect_refused"),
+    ],
+)
+async def test_a_redirect_to_a_page_to_sign_in_at_is_told_from_others(
+    peer: Peer, session: AuthorisedSession, location: str, code: str
+) -> None:
+    peer.answer(status(302, {"Location": location}))
+    with pytest.raises(RemoteError) as caught:
+        await session.request("POST", peer.url())
+    assert (code, 1) == (caught.value.code, len(peer.requests))
+    assert "Return" not in str(caught.value)
+
+
 async def test_an_answer_is_read_whole_even_when_it_is_compressed(peer: Peer, session: AuthorisedSession) -> None:
     def compressed(request: web.Request) -> web.StreamResponse:
         response = web.Response(text="[" + "1," * 100_000 + "1]", content_type="application/json")

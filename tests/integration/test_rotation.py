@@ -44,6 +44,11 @@ def extra(table: str, number: int) -> dict[str, Any]:
         "subscription": {
             "id": f"sub-{mark}", "url": "https://example.org", "state": "active", "created_at": NOW, "updated_at": NOW,
         },
+        "drop_point": {"settings": {"kind": "sftp"}, "hint": "", "revision": 1, "updated_at": NOW},
+        "kept_file": {
+            "id": f"file-{mark}", "name": mark, "profile": "machine", "media_type": "text/csv", "size": 1,
+            "digest": mark, "rows": 1, "keys": [], "state": "ready", "created_at": NOW,
+        },
         "inbox": {"delivery_key": mark, "state": "received", "received_at": NOW},
         "kept_answer": {
             "caller": "k1", "route": "POST /x", "key": f"key {mark}:/", "fingerprint": "f", "state": "answered",

@@ -25,7 +25,7 @@ GROUPS = {
     "dead-letters": "list show acknowledge",
     "alerts": "list acknowledge",
     "records": "list show changes",
-    "reimbursement": "put show list",
+    "claims": "put list show versions timeline corrections correction approve dismiss",
     "export": "order items",
     "events": "list show types schema",
     "subscription": "create list show update secret test enable disable replay deliveries delete",

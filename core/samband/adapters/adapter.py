@@ -17,30 +17,34 @@ from typing import Any, Protocol, TypeVar, overload
 import structlog
 from pydantic import BaseModel, SecretStr
 
-from samband.adapters.answers import broken_promise, checked_account, checked_check, checked_consent, checked_instant
+from samband.adapters.answers import (
+    broken_promise,
+    checked_account,
+    checked_check,
+    checked_consent,
+    checked_instant,
+)
+from samband.adapters.bookkeeping import Bookkeeping
 from samband.adapters.containment import Containment
 from samband.adapters.forms import parse_form, secrets_of
 from samband.adapters.hearing import HEARING_TIMEOUT_S, HOOK, Ear, Heard, Hearing, hear_all
 from samband.adapters.lane import Lane
 from samband.adapters.progress import ProgressLine
 from samband.adapters.reading import Reading
-from samband.adapters.receipts import Receipts
 from samband.adapters.sharedtokens import Held, TokenDoor
 from samband.adapters.wire import AUTHENTICATE_TIMEOUT_S, DEFAULT_ACCOUNT, Connection, HookCaller, Link, Wire
 from samband.contract import (
-    Batch,
     Check,
     ConsentRequest,
     Event,
     Limits,
     Manifest,
     Page,
-    Receipt,
     Selection,
     Stream,
     Token,
 )
-from samband.errors import ContractError, NotFoundError, OutcomeUnknownError, RetryableError, SambandError
+from samband.errors import ContractError, NotFoundError, SambandError
 from samband.http import Outbound
 from samband.http.egress import EgressPolicy
 from samband.oauth import authorization_code_token
@@ -96,7 +100,7 @@ class AdapterOptions:
     tokens: TokenDoor | None = None
 
 
-class Adapter:
+class Adapter(Bookkeeping):
     """One plugin, ready to be called for any integration. Made by `samband.adapters.registry.Registry`.
 
     Args:
@@ -348,44 +352,6 @@ class Adapter:
                 yield page
                 del page
 
-    async def export(self, connection: Connection, batch: Batch, *, run_id: str) -> AsyncGenerator[Receipt, None]:
-        """Yields receipts for the items of a batch as they come, each checked; an item without one is uncertain.
-
-        Raises:
-            RetryableError: Nothing of what has no receipt was sent.
-            AdapterError: Anything else: what has no receipt is uncertain.
-        """
-        keys = [item.key for item in batch.items]
-        try:
-            async for receipt in self._receipts(connection, "export", keys, run_id, {"batch": batch}):
-                yield receipt
-        except RetryableError as error:
-            if error.code not in _OWN_TROUBLE:
-                raise  # the plugin's own word that nothing more was sent
-            raise OutcomeUnknownError(error.message, code=error.code, hint=error.hint) from error
-
-    async def find_exported(
-        self, connection: Connection, keys: Sequence[str], *, run_id: str
-    ) -> AsyncGenerator[Receipt, None]:
-        """Yields an ``accepted`` receipt for each key that is found at the other side."""
-        async for receipt in self._receipts(connection, "find_exported", keys, run_id, {"keys": list(keys)}):
-            yield receipt
-
-    async def _receipts(
-        self, connection: Connection, hook: str, keys: Sequence[str], run_id: str, given: Mapping[str, object]
-    ) -> AsyncGenerator[Receipt, None]:
-        link = self._link(connection)
-
-        def read() -> _Contained:
-            with self._contained.around(hook):
-                found = self._iterator(hook, ctx=self._wire().context(link, run_id=run_id), **given)
-            receipts = Receipts(self.manifest.name, hook, found, keys, self._redactor.scrub)
-            return _Contained(hook, receipts, self._contained)
-
-        async with aclosing(self._pages(hook, read, _as_it_is, 0)) as receipts:
-            async for receipt in receipts:
-                yield receipt
-
     async def _pages(
         self, hook: str, read: Callable[[], AsyncIterator[Any]], prepare: Callable[[Page], Any], ahead: int
     ) -> AsyncGenerator[Any, None]:
@@ -450,6 +416,10 @@ class Adapter:
     async def close(self) -> None:
         """Ends what runs, closes connections and ends the plugin's thread."""
         await self._lane.close()
+
+    @property
+    def _hook_timeout_s(self) -> float:
+        return self._options.hook_timeout_s
 
     # ── the one way in ───────────────────────────────────────────────────────
 
@@ -534,8 +504,6 @@ class Adapter:
 
 
 _END: Any = object()
-_OWN_TROUBLE = ("hook_timeout", "plugin_stuck", "host_stopping")
-"""What the host says of a hook that did not come to its end: nobody knows what it has sent by then."""
 
 
 def _as_it_is(page: Page) -> Page:
@@ -544,31 +512,6 @@ def _as_it_is(page: Page) -> Page:
 
 def _without_cursor(page: Page) -> Page:
     return page if page.cursor is None else replace(page, cursor=None)
-
-
-class _Contained:
-    """Receipts as an async iterator whose errors belong to the tree."""
-
-    def __init__(self, hook: str, receipts: Receipts, contained: Containment) -> None:
-        self._hook = hook
-        self._receipts = receipts
-        self._contained = contained
-
-    def __aiter__(self) -> _Contained:
-        return self
-
-    async def __anext__(self) -> Receipt:
-        with self._contained.around(self._hook):
-            try:
-                return await anext(self._receipts)
-            except StopAsyncIteration:
-                ended = True
-        assert ended
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        with self._contained.around(self._hook):
-            await self._receipts.aclose()
 
 
 class _Pages:

@@ -22,7 +22,7 @@ HOOK_OF: Final[Mapping[str, str]] = {name: name for name in get_args(Capability)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _KEYWORD_ONLY: Final = inspect.Parameter.KEYWORD_ONLY
-_ITERATORS = ("sync", "fetch", "export", "find_exported")
+_ITERATORS = ("sync", "fetch", "export", "find_exported", "booked")
 _SPECS: Final = {name: spec for name, spec in vars(Hooks).items() if not name.startswith("_")}
 _SECRET_WORDS = {"secret", "password", "passphrase", "pwd", "key", "token"}
 # What follows a secret's word and makes it a name of the secret instead: client_secret_id, key_vault_url.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from samband.contract import Check, ConsentRequest, Token
+from samband.contract import Check, ConsentRequest, Route, Token
 from samband.errors import ContractError, RemoteError
 
 if TYPE_CHECKING:
@@ -22,8 +23,17 @@ __all__ = [
     "checked_consent",
     "checked_hosts",
     "checked_instant",
+    "checked_route",
     "checked_token",
 ]
+
+CORE_ROUTES = ("file", "download")
+"""Ways that the core goes by itself, with what ``render`` gives."""
+
+_MAX_ROUTE = 40
+_MAX_REASONS = 20
+_MAX_REASON = 400
+_ROUTE = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_MAX_ROUTE - 1}}}")
 
 
 def broken_promise(plugin: str, hook: str, what: str, way_out: str) -> ContractError:
@@ -39,10 +49,26 @@ def checked_token(plugin: str, token: object) -> Token:
         raise broken_promise(plugin, "authenticate", "gave an empty token", "write Token(value=SecretStr(…)).")
     if not isinstance(token.refresh_token, SecretStr | None):
         raise broken_promise(plugin, "authenticate", "gave a refresh token in clear", "wrap it in SecretStr.")
+    if token.hosts is not None:
+        _checked_list(plugin, "authenticate", token.hosts, "gave hosts that are no list of names")
+    if not _are_fills(token.fills):
+        raise broken_promise(
+            plugin, "authenticate", "gave fills of the wrong shape", 'write fills={"a_name": SecretStr(…)}, none empty.'
+        )
     expires_at = token.expires_at
     if expires_at is not None and (not isinstance(expires_at, datetime) or expires_at.utcoffset() is None):
         raise broken_promise(plugin, "authenticate", "gave a time without a zone", "build expires_at on ctx.now().")
     return token
+
+
+def _are_fills(fills: object) -> bool:
+    return isinstance(fills, Mapping) and all(
+        isinstance(name, str)
+        and re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name)
+        and isinstance(value, SecretStr)
+        and value.get_secret_value()
+        for name, value in fills.items()
+    )
 
 
 def checked_check(plugin: str, check: object, scrub: Callable[[str], str]) -> Check:
@@ -70,8 +96,12 @@ def checked_account(plugin: str, account: object) -> str:
 
 def checked_hosts(plugin: str, hosts: object) -> tuple[str, ...]:
     """Gives the host names; `ContractError` when it is one text, which would be taken letter by letter."""
+    return _checked_list(plugin, "egress_hosts", hosts, "gave no list of names")
+
+
+def _checked_list(plugin: str, hook: str, hosts: object, what: str) -> tuple[str, ...]:
     if isinstance(hosts, str) or not isinstance(hosts, Collection) or not all(isinstance(h, str) for h in hosts):
-        raise broken_promise(plugin, "egress_hosts", "gave no list of names", "return a list or set of host names.")
+        raise broken_promise(plugin, hook, what, "return a list or set of host names.")
     return tuple(hosts)
 
 
@@ -98,3 +128,19 @@ def checked_consent(plugin: str, request: object, policy: EgressPolicy) -> Conse
             said = error.message if isinstance(error, RemoteError) else "it is not an address"
             raise broken_promise(plugin, "consent", f"gave an unsafe {name} ({said})", "use https addresses.") from None
     return request
+
+
+def checked_route(plugin: str, route: object, scrub: Callable[[str], str], *, can_render: bool) -> Route:
+    """Gives the way that was chosen, its reasons scrubbed; `ContractError` when there is none, or none to write a file."""
+    if not isinstance(route, Route):
+        raise broken_promise(plugin, "choose_route", f"gave {type(route).__name__}", "return a samband.Route.")
+    if not isinstance(route.name, str) or not _ROUTE.fullmatch(route.name):
+        way_out = "use 1 to 40 lower-case letters, digits, hyphens and underscores."
+        raise broken_promise(plugin, "choose_route", "gave a way without a usable name", way_out)
+    if route.name in CORE_ROUTES and not can_render:
+        raise broken_promise(plugin, "choose_route", "chose the file", "implement render, and list it as a capability.")
+    if not isinstance(route.reasons, Mapping):
+        raise broken_promise(plugin, "choose_route", "gave reasons that are no mapping", "write {way: why}.")
+    kept = list(route.reasons.items())[:_MAX_REASONS]
+    reasons = {scrub(str(way))[:_MAX_ROUTE]: scrub(str(why))[:_MAX_REASON].replace("\x00", "") for way, why in kept}
+    return Route(name=route.name, reasons=reasons)

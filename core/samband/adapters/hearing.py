@@ -173,7 +173,17 @@ class _NoWayOut:
     """The session of a hook whose sender is waiting for an answer: it refuses everything."""
 
     async def request(self, method: str, url: str, **options: Any) -> HttpResponse:
-        raise RemoteError(
+        raise self._refusal()
+
+    async def renew_token(self) -> None:
+        raise self._refusal()
+
+    async def fill_names(self) -> frozenset[str]:
+        raise self._refusal()
+
+    @staticmethod
+    def _refusal() -> RemoteError:
+        return RemoteError(
             "handle_webhook must not call anybody.",
             code="webhook_calls_nobody",
             hint="Return a Trigger; what it names is read by sync or fetch, after the sender has its answer.",

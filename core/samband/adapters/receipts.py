@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from samband.adapters.answers import broken_promise
 from samband.contract import Receipt
 
-__all__ = ["Receipts"]
+__all__ = ["Receipts", "checked_evidence", "checked_receipt"]
 
+_STATES = ("accepted", "posted", "rejected", "unknown")
 _MAX_TEXT = 4_000
 _MAX_REFERENCE = 400
+_MAX_CODE = 64
+_MAX_EVIDENCE = 20
+_MAX_VALUE = 400
+_WAY_OUT = "every item gets one receipt, with its own key."
 _END = object()
 
 
@@ -42,31 +47,61 @@ class Receipts:
         receipt = await anext(self._receipts, _END)
         if receipt is _END:
             raise StopAsyncIteration
-        return self._checked(receipt)
+        checked = checked_receipt(self._plugin, self._hook, receipt, self._scrub)
+        if checked.key not in self._open:
+            what = "gave a receipt for an item that it was not given, or a second one for the same item"
+            raise broken_promise(self._plugin, self._hook, what, _WAY_OUT)
+        self._open.discard(checked.key)
+        return checked
 
     async def aclose(self) -> None:
         close = getattr(self._receipts, "aclose", None)
         if close is not None:
             await close()
 
-    def _checked(self, receipt: object) -> Receipt:
-        if not isinstance(receipt, Receipt):
-            raise self._broken(f"yielded {type(receipt).__name__} instead of samband.Receipt")
-        if receipt.key not in self._open:
-            raise self._broken("gave a receipt for an item that it was not given, or a second one for the same item")
-        if receipt.state not in ("accepted", "rejected", "unknown"):
-            raise self._broken("gave a receipt whose state is none of accepted, rejected and unknown")
-        if self._hook == "find_exported" and receipt.state != "accepted":
-            raise self._broken("gave a receipt for an item that is not there")
-        if receipt.state == "accepted" and not _is_text(receipt.reference, _MAX_REFERENCE):
-            raise self._broken("accepted an item without their reference")
-        if receipt.state == "rejected" and not (receipt.message or receipt.code):
-            raise self._broken("rejected an item without saying why")
-        self._open.discard(receipt.key)
-        return replace(receipt, message=self._scrub(str(receipt.message))[:_MAX_TEXT])
 
-    def _broken(self, what: str) -> Exception:
-        return broken_promise(self._plugin, self._hook, what, "every item gets one receipt, with its own key.")
+def checked_receipt(plugin: str, hook: str, receipt: object, scrub: Callable[[str], str]) -> Receipt:
+    """Gives the receipt, its words scrubbed and as long as they can be kept; `ContractError` when it is none."""
+    what = _wrong_with(receipt)
+    if what is not None:
+        raise broken_promise(plugin, hook, what, _WAY_OUT)
+    assert isinstance(receipt, Receipt)
+    return replace(
+        receipt,
+        code=None if receipt.code is None else _kept(scrub, receipt.code, _MAX_CODE),
+        field=None if receipt.field is None else _kept(scrub, receipt.field, _MAX_VALUE),
+        message=_kept(scrub, receipt.message, _MAX_TEXT),
+        evidence=checked_evidence(receipt.evidence, scrub),
+    )
+
+
+def checked_evidence(evidence: Mapping[str, str], scrub: Callable[[str], str]) -> dict[str, str]:
+    """Gives what is kept as proof: at most 20 entries of at most 400 characters, without secrets."""
+    kept = list(evidence.items())[:_MAX_EVIDENCE]
+    return {_kept(scrub, label, _MAX_CODE): _kept(scrub, value, _MAX_VALUE) for label, value in kept}
+
+
+def _wrong_with(receipt: object) -> str | None:
+    if not isinstance(receipt, Receipt):
+        return f"yielded {type(receipt).__name__} instead of samband.Receipt"
+    if not isinstance(receipt.key, str):
+        return "gave a receipt without a key"
+    if receipt.state not in _STATES:
+        return f"gave a receipt whose state is none of {', '.join(_STATES)}"
+    if receipt.reference is not None and not _is_text(receipt.reference, _MAX_REFERENCE):
+        return "gave a reference that is no text of 1 to 400 characters"
+    if receipt.state == "posted" and receipt.reference is None:
+        return "says that an item is posted without the number it is booked under"
+    if receipt.state == "rejected" and not (receipt.message or receipt.code):
+        return "rejected an item without saying why"
+    if not isinstance(receipt.evidence, Mapping):
+        return "gave evidence that is no mapping"
+    return None
+
+
+def _kept(scrub: Callable[[str], str], text: object, limit: int) -> str:
+    # PostgreSQL cannot store NUL, and a receipt that cannot be stored would leave its item uncertain.
+    return scrub(str(text)).replace("\x00", "")[:limit]
 
 
 def _is_text(value: object, limit: int) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from samband.adapters.answers import broken_promise, checked_account, checked_hosts, checked_token
 from samband.adapters.containment import Containment
@@ -22,7 +22,7 @@ from samband.http import Outbound
 from samband.oauth import MAX_TOKEN_ANSWER_BYTES, TokenSource
 from samband.redaction import Redactor
 
-__all__ = ["Connection", "HookCaller", "Wire"]
+__all__ = ["Connection", "HookCaller", "Wire", "secrets_of_token"]
 
 AUTHENTICATE_TIMEOUT_S = 60.0
 DEFAULT_ACCOUNT = "default"
@@ -60,6 +60,12 @@ class Link:
     connection: Connection
     settings: BaseModel
     credentials: BaseModel = field(repr=False)
+
+
+def secrets_of_token(token: Token) -> list[SecretStr]:
+    """Gives everything in a token that must never be seen."""
+    refresh = [] if token.refresh_token is None else [token.refresh_token]
+    return [token.value, *refresh, *token.fills.values()]
 
 
 class Wire:
@@ -207,9 +213,8 @@ class Wire:
 
     def learn(self, token: Token | None) -> None:
         """Has the redactor know a token, one of another process or of an earlier start too."""
-        for secret in () if token is None else (token.value, token.refresh_token):
-            if secret is not None:
-                self._redactor.add(secret)
+        for secret in () if token is None else secrets_of_token(token):
+            self._redactor.add(secret)
 
     def _log(self, link: Link, run_id: str | None) -> PluginLog:
         connection = link.connection

@@ -17,10 +17,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[T]):
-    """A value with headers."""
+    """A value with headers.
+
+    Attributes:
+        status: One of those the endpoint has besides its own; None for its own.
+    """
 
     value: T
     headers: Mapping[str, str] = field(default_factory=dict)
+    status: int | None = None
 
 
 class Listing(BaseModel, Generic[T]):

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from samband.errors import ServiceError
 
-__all__ = ["BodyLimits", "read_json", "read_raw"]
+__all__ = ["BodyLimits", "read_bytes", "read_json", "read_raw"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,18 @@ def _too_slow(limits: BodyLimits) -> ServiceError:
 
 def _broken() -> ServiceError:
     return ServiceError("The body did not arrive whole.", code="body_broken", hint="Send it again.")
+
+
+async def read_bytes(request: web.Request, limits: BodyLimits) -> bytes:
+    """Gives the body byte for byte, empty when there is none, for an endpoint that also answers repeats.
+
+    Raises:
+        ServiceError: With the code of what is wrong.
+    """
+    if not request.body_exists:
+        return b""
+    _check_encoding(request)
+    return await _read_bytes(request, limits)
 
 
 async def _read_bytes(request: web.Request, limits: BodyLimits) -> bytes:

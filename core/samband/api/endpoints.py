@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from samband.acting import EVERYWHERE, act_for, acting
 from samband.api.access import admit
 from samband.api.answers import Answer
-from samband.api.bodies import BodyLimits, read_json
+from samband.api.bodies import BodyLimits, read_bytes, read_json
 from samband.api.parameters import Input
 from samband.api.repeats import IDEMPOTENCY_KEY, answer_once
 from samband.api.signatures import Handler, Signature, read_signature
@@ -43,6 +43,7 @@ class Call:
     service: Service
     admitted: Caller | None
     body_timeout_s: float = 30.0
+    content: bytes = field(default=b"", repr=False)
 
     @property
     def caller(self) -> Caller:
@@ -59,6 +60,8 @@ class Endpoint:
         verb: What the key must allow; None makes it public.
         problems: The codes it can end in besides those its shape implies (see `samband.api.openapi.problem_codes`).
         headers: Header → description, of the answer.
+        also: Another status that it can answer with, in the same shape → what that means.
+        takes_bytes: The body is no JSON; the handler finds it in the call's ``content``.
         takes_raw: The handler reads query and body itself, whatever they are; parameters of the path come as they are.
     """
 
@@ -73,6 +76,8 @@ class Endpoint:
     headers: Mapping[str, str]
     media_type: str
     takes_raw: bool = False
+    takes_bytes: bool = False
+    also: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -103,14 +108,16 @@ class Endpoint:
     async def _serve(
         self, request: web.Request, service: Service, limits: BodyLimits, caller: Caller | None
     ) -> web.StreamResponse:
-        arguments = self._read_parameters(request)
-        if self.reads_body:
+        arguments, content = self._read_parameters(request), b""
+        if self.takes_bytes:
+            content = await read_bytes(request, limits)
+        elif self.reads_body:
             body = self._check_body(await read_json(request, limits))
             if self.signature.body is not None:
                 arguments["body"] = body
 
         async def handle() -> web.StreamResponse:
-            call = Call(request=request, service=service, admitted=caller)
+            call = Call(request=request, service=service, admitted=caller, content=content)
             return self._write(await self.handler(call, **arguments))
 
         if caller is None or not self.keeps_answers or IDEMPOTENCY_KEY not in request.headers:
@@ -160,7 +167,8 @@ class Endpoint:
             return given
         answer = given if isinstance(given, Answer) else Answer(value=given)
         content = self.signature.answer.dump_json(answer.value)
-        return web.Response(body=content, status=self.status, content_type=self.media_type, headers=answer.headers)
+        status = answer.status or self.status
+        return web.Response(body=content, status=status, content_type=self.media_type, headers=answer.headers)
 
 
 def _confinement(request: web.Request, caller: Caller | None) -> str:
@@ -195,6 +203,8 @@ class Endpoints(list[Endpoint]):
         headers: Mapping[str, str] | None = None,
         media_type: str = "application/json",
         takes_raw: bool = False,
+        takes_bytes: bool = False,
+        also: Mapping[int, str] | None = None,
     ) -> Callable[[H], H]:
         """Adds the decorated handler; the arguments are those of `Endpoint`."""
 
@@ -204,7 +214,7 @@ class Endpoints(list[Endpoint]):
                 Endpoint(
                     method=method, path=path, handler=handler, signature=signature, verb=verb, tag=self._tag,
                     status=status, problems=problems, headers=headers or {}, media_type=media_type,
-                    takes_raw=takes_raw,
+                    takes_raw=takes_raw, takes_bytes=takes_bytes, also=also or {},
                 )
             )  # fmt: skip
             return handler

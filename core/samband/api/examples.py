@@ -22,7 +22,7 @@ _HOST: Final = "https://samband.example"
 _DIGEST: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _HASH: Final = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752"
 
-_BY_FORMAT: Final[Mapping[str, Any]] = {"date-time": _AT}
+_BY_FORMAT: Final[Mapping[str, Any]] = {"date-time": _AT, "date": "2026-03-02"}
 _BY_TYPE: Final[Mapping[str, Any]] = {"integer": 0, "number": 0.0, "boolean": False, "string": "", "null": None}
 VALUES: Final[Mapping[str, Any]] = {
     "id": _ID, "organization": "nbf-oslo", "type": "dynamics365", "integration": _INTEGRATION, "revision": 1,
@@ -64,6 +64,21 @@ VALUES: Final[Mapping[str, Any]] = {
         "data": {"subscription": _ID},
     },
     "PingView.status": 204,
+    "ExportFileView.name": "gl-10482133-5f0c7a1e.gl.csv", "ExportFileView.media_type": "text/csv",
+    "ExportFileView.sha256": _DIGEST, "ExportFileView.rows": 2, "ExportFileView.items": 1,
+    "ExportFileView.state": "delivered", "ExportFileView.delivered_at": _AT,
+    "ExportFileView.keys": ["9f2c4e6b8a0d1f3e5c7a9b8d6f4e2c01"],
+    "AcknowledgedView.key": "9f2c4e6b8a0d1f3e5c7a9b8d6f4e2c01", "AcknowledgedView.state": "posted",
+    "AcknowledgedView.changed": True, "AcknowledgementView.name": "report-0412.csv", "AcknowledgementView.settled": 1,
+    "AcknowledgementView.unknown": [],
+    "DropView.settings": {
+        "kind": "sftp", "host": "sftp.example.org", "port": 22, "user": "samband", "folder": "/inn",
+        "host_keys": ["SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"], "allow_ssh_dss": False, "timeout_s": 30.0,
+        "manifests": "manifests", "acknowledged": "acknowledged", "archive": "archive",
+    },
+    "has_secret": True, "DropView.secret_hint": "8dK2",
+    "DropTestView.message": "It can be listed: 0 files, 0 reports. Whether it can be written to is not tried.",
+    "DropTestView.files": 0, "DropTestView.reports": 0, "DropTestView.checked_at": _AT,
     "ExportItemView.key": "smb-nbf-oslo-c-1001-1", "reimbursement": "c-1001", "ExportView.type": "xledger",
     "ExportView.run": None, "ExportView.reserved": [],
     "ExportView.skipped": [{"id": "c-1002", "reason": "not_approved"}],
@@ -82,6 +97,23 @@ VALUES: Final[Mapping[str, Any]] = {
     "digest": _DIGEST, "has_content": True, "replayed_by": "",
     "RecordView.id": 17, "record_id": 17, "RecordView.values": {"last_name": "Nordmann", "status": "active"},
     "ReimbursementView.id": "c-1001", "ReimbursementView.status": "approved", "total": "123.50", "currency": "NOK",
+    "CorrectionView.state": "proposed", "CorrectionView.item": "0f8fad5bd9cb469fa16570867728950e",
+    "CorrectionView.changed": ["lines.0.amount"], "CorrectionView.reason": "", "proposed_by": "key:3f9c0a7d51be Platform",
+    "CorrectionView.values": {
+        "payee": {"id": "p-17"}, "currency": "NOK", "status": "approved", "approved_on": "2026-03-02",
+        "lines": [{"expense_type": "mileage", "amount": "123.50", "date": "2026-03-01"}],
+    },
+    "VersionView.status": "approved", "VersionView.actor": "key:3f9c0a7d51be Platform",
+    "VersionView.values": {
+        "payee": {"id": "p-17"}, "currency": "NOK", "status": "approved", "approved_on": "2026-03-02",
+        "lines": [{"expense_type": "mileage", "amount": "123.50", "date": "2026-03-01"}],
+    },
+    "TellingView.created": 1, "ToldView.n": 0, "ToldView.id": "c-1001", "ToldView.outcome": "created",
+    "ToldView.version": 1, "ToldView.problems": [],
+    "TimelineView.state": "booked",
+    "TimelineView.summary": "Claim c-1001, 123.50 NOK, was booked as number 70042 on 2026-03-02.",
+    "TimelineEntryView.what": "booked", "TimelineEntryView.text": "Version 1 was booked as number 70042.",
+    "TimelineEntryView.at": _AT,
     "ReimbursementView.values": {
         "payee": {"id": "p-17", "name": "Kari Nordmann", "bank_account": "12345678903"}, "currency": "NOK",
         "status": "approved", "lines": [{"expense_type": "mileage", "amount": "123.50", "date": "2026-03-01"}],
@@ -103,6 +135,39 @@ VALUES: Final[Mapping[str, Any]] = {
     "WebhookTestView.message": "A signed sample was believed.",
     "WebhookView.address": f"{_HOST}/webhooks/dynamics365/…",
     "WebhookView.counts": {"accepted": 0, "repeated": 0, "ignored": 0, "handshake": 0},
+    "ReconciliationView.type": "xledger", "period": "2026-03", "ReconciliationView.complete": True,
+    "ReconciliationView.clean": False, "ReconciliationView.vouchers": {"posted": 1}, "other_lines": 12,
+    "ReconciliationView.unexplained": "0.00", "differences_total": 1, "AccountView.account": "7140",
+    "AccountView.posted": "123.50", "AccountView.theirs": "247.00", "AccountView.difference": "123.50",
+    "AccountView.explained": {"booked_twice": "123.50"}, "AccountView.unexplained": "0.00",
+    "AccountView.approved": "0.00", "AccountView.sent": "0.00", "AccountView.accepted": "0.00",
+    "AccountView.unknown": "0.00", "BookDifferenceView.code": "booked_twice",
+    "BookDifferenceView.asks_for_a_person": True, "BookDifferenceView.key": "5d1c0e7b9a3f42d6b8e1f0a7c4d29e63",
+    "BookDifferenceView.line": 1, "BookDifferenceView.account": "7140", "BookDifferenceView.amount": "123.50",
+    "BookDifferenceView.there": "posted", "BookDifferenceView.voucher": 48213377, "BookDifferenceView.state": "posted",
+    "BookDifferenceView.purpose": "booking", "BookDifferenceView.date": "2026-03-01",
+    "BookDifferenceView.reference": "GL-90017", "ReconciliationView.unmapped": [],
+    "MappingView.type": "xledger", "MappingView.author": "key:3f9c0a7d51be Platform", "MappingView.note": "Rates of 2026",
+    "MappingVersionView.author": "key:3f9c0a7d51be Platform", "MappingVersionView.note": "Rates of 2026",
+    "is_active": True, "is_newest": True, "active_version": 1, "effective_from": "2026-01-01",
+    "MappingView.mapping": {
+        "payee": {"strategy": "employee", "account": "2910", "code": "{payee.id}"},
+        "expense_types": {"toll": {"account": "7140", "tax_rule": "0"}, "hotel": {"excluded": True}},
+    },
+    "MappingFindingView.code": "account_closed", "MappingFindingView.field": "expense_types.toll.account",
+    "MappingFindingView.message": "The account 7140 Toll is closed. Did you mean 7141 Toll and ferries?",
+    "MappingFindingView.suggestion": "7141", "MappingCheckView.type": "xledger", "MappingCheckView.ok": False,
+    "MappingCheckView.read_at": _AT, "MappingDiffView.before": 1, "MappingDiffView.after": 2,
+    "MappingDifferenceView.field": "expense_types.toll.account", "MappingDifferenceView.before": "7140",
+    "MappingDifferenceView.after": "7141",
+    "MappingDifferenceView.words": 'expense_types.toll.account is now "7141"; before it was "7140".',
+    "PreviewView.claim": "c-1001", "PreviewVoucherView.type": "GL", "PreviewVoucherView.text": "c-1001",
+    "PreviewVoucherView.debit": "123.50", "PreviewVoucherView.credit": "123.50", "PreviewLineView.n": 1,
+    "PreviewLineView.account": "7140", "PreviewLineView.account_name": "Toll", "PreviewLineView.debit": "123.50",
+    "PreviewLineView.text": "toll 2026-03-01 c-1001", "PreviewProblemView.code": "expense_type_excluded",
+    "PreviewProblemView.field": "lines.0.expense_type", "PreviewProblemView.message": "The mapping excludes 'hotel'.",
+    "MappingGapView.kind": "expense_type", "MappingGapView.name": "ferry", "MappingGapView.claims": ["c-1002"],
+    "MappingGapView.message": "The expense type 'ferry' has no account. Map it, or mark it as excluded.",
     "SkippedView.reason": "not_approved",
 }  # fmt: skip
 """A field's name, alone or behind its model's and a dot, → its value."""
@@ -112,6 +177,7 @@ _TABLE: Final = f"seq,at,actor,action,subject,detail,previous,hash\r\n{_ENTRY}\r
 RAW_EXAMPLES: Final[Mapping[str, Any]] = {
     "export_audit_entries": _TABLE,
     "export_host_audit_entries": _TABLE,
+    "fetch_export_file": "10482133;7140;123.50;Reise\r\n10482133;2930;-123.50;Reise\r\n",
     "get_event_schema": {"type": "object", "properties": {"run": {"type": "string"}}, "required": ["run"]},
     "receive_delivery": {"outcome": "accepted"},
     "answer_challenge": {"outcome": "accepted"},

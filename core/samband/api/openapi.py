@@ -135,10 +135,14 @@ def _operation(endpoint: Endpoint, schemas: dict[Key, Any], definitions: dict[st
     if endpoint.signature.body is not None:
         content = {"application/json": {"schema": schemas[name, "validation"]}}
         operation["requestBody"] = {"required": endpoint.signature.body_is_required, "content": content}
+    if endpoint.takes_bytes:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"required": True, "content": content}
     if endpoint.takes_raw and endpoint.reads_body:
         operation["requestBody"] = {"required": False, "content": {"*/*": {"schema": {}}}}
     success = _success(endpoint, schemas, definitions)
-    operation["responses"] = {str(endpoint.status): success} | dict(_refusals(endpoint, schemas))
+    others = {str(status): success | {"description": text} for status, text in endpoint.also.items()}
+    operation["responses"] = {str(endpoint.status): success} | others | dict(_refusals(endpoint, schemas))
     if endpoint.media_type == "text/html":
         page = {"description": "A page that says what to do.", "content": {"text/html": {"schema": {"type": "string"}}}}
         operation["responses"] |= {str(status): page for status in (404, 409, 502, 503)}
@@ -183,6 +187,7 @@ _RAW: dict[str, dict[str, Any]] = {
     "text/plain": {"type": "string"},
     "text/csv": {"type": "string"},
     "text/html": {"type": "string"},
+    "application/octet-stream": {"type": "string", "format": "binary"},
     "application/json": {"type": "object"},
 }
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 __all__ = [
     "ORGANIZATION_ID",
     "After",
+    "ClaimId",
     "Cursor",
     "IdempotencyKey",
     "IfMatch",
@@ -70,6 +71,7 @@ OrgId = Annotated[str, _text(f"^{ORGANIZATION_ID.pattern}$", "The organisation's
 PluginName = Annotated[str, _text("^[a-z][a-z0-9_]{0,62}$", "The integration's type: the plugin's name.")]
 KindName = Annotated[str, _text("^[a-z][a-z0-9_]{0,62}$", "The record kind, for instance member.")]
 RunId = Annotated[str, _text("^[A-Za-z0-9_-]{1,64}$", "The run's id.")]
+ClaimId = Annotated[str, _text("^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$", "The platform's own id of the claim.")]
 RowId = Annotated[int, Field(ge=1, le=_MAX_ROW)]
 After = Annotated[int, Field(ge=0, le=_MAX_ROW, description="Goes on after this position; 0 is the beginning.")]
 Cursor = Annotated[str, _text("^[A-Za-z0-9_.:=+-]{1,200}$", "Goes on after this: the next of the part before.")]

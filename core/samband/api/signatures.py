@@ -84,7 +84,8 @@ def _parameter(drawn: inspect.Parameter, hint: Any, path: str) -> Parameter:
     header = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, InHeader)), None)
     where = "header" if header else "path" if f"{{{drawn.name}}}" in path else "query"
     adapter = TypeAdapter(hint)
-    return Parameter(name=drawn.name, wire=header or drawn.name, where=where, adapter=adapter, default=drawn.default)
+    wire = header or drawn.name.rstrip("_")  # "from_", which may be called "from" only in the request
+    return Parameter(name=drawn.name, wire=wire, where=where, adapter=adapter, default=drawn.default)
 
 
 def _without_none(hint: Any) -> Any:

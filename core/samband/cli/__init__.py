@@ -14,8 +14,11 @@ import samband
 from samband.cli import (
     audit,
     checks,
+    claims,
     demo,
+    drops,
     events,
+    exportfiles,
     exports,
     health,
     hosting,
@@ -23,8 +26,11 @@ from samband.cli import (
     interventions,
     keys,
     letters,
+    mapping,
+    ordering,
     organizations,
     plugins,
+    reconcile,
     records,
     rereading,
     ring,
@@ -74,6 +80,7 @@ app.command()(rereading.backfill)
 app.command()(tokens.consent)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(simulate.simulate)
 app.add_typer(organizations.app, name="org")
+integrations.app.add_typer(drops.app, name="drop")
 app.add_typer(integrations.app, name="integration")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(webhooks.app, name="webhook")
@@ -84,7 +91,11 @@ app.add_typer(interventions.app, name="runs")
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(health.alerts, name="alerts")
 app.add_typer(records.app, name="records")
-app.add_typer(exports.reimbursement, name="reimbursement")
+app.add_typer(claims.app, name="claims")
+app.add_typer(mapping.app, name="mapping")
+exports.export.command("reconcile")(reconcile.reconcile)
+exportfiles.add_to(exports.export)
+ordering.add_to(exports.export)
 app.add_typer(exports.export, name="export")
 app.add_typer(events.app, name="events")
 app.add_typer(subscriptions.app, name="subscription")

@@ -22,7 +22,23 @@ from samband.views import (
     RunView,
     StatusView,
 )
-from samband.views.exports import ExportItemView, ExportView, ReimbursementView
+from samband.views.exports import BatchView, ExportItemView, ExportPreviewView, ExportView, RepeatView
+from samband.views.files import AcknowledgementView, DropTestView, DropView, ExportFileView
+from samband.views.mappings import (
+    MappingCheckView,
+    MappingDiffView,
+    MappingPreviewView,
+    MappingVersionView,
+    MappingView,
+)
+from samband.views.reconciliation import ReconciliationView
+from samband.views.reimbursements import (
+    CorrectionView,
+    ReimbursementView,
+    TellingView,
+    TimelineView,
+    VersionView,
+)
 from samband.views.runs import StartedView
 from samband.views.schedules import CancelledScheduleView, ScheduleView
 from samband.views.tokens import TokenView
@@ -140,12 +156,34 @@ class Client:
         return str(reply.document.get("outcome", "accepted"))
 
     async def export_reimbursements(
-        self, organization: str, ids: Sequence[str] | None = None, *, type: str | None = None
-    ) -> ExportView:
-        """Sends approved claims to the books; None sends all that have not gone out."""
-        body = {"ids": None if ids is None else list(ids), "type": type}
+        self, organization: str, ids: Sequence[str] | None = None, *, type: str | None = None,
+        since: str | None = None, until: str | None = None, exclude: Mapping[str, str] | None = None,
+        route: str | None = None,
+    ) -> ExportView:  # fmt: skip
+        """Sends approved claims to the books; None sends all that have not gone out.
+
+        Args:
+            organization: Whose.
+            ids: Which.
+            type: Where to, when several integrations take claims.
+            since: Without ids: approved on this day or later, as ``2026-03-01``.
+            until: Without ids: approved on this day or earlier.
+            exclude: Claim → why it is left out.
+            route: ``file`` or ``download``.
+        """
+        body = export_order(ids, type=type, since=since, until=until, exclude=exclude, route=route)
         document = await self.wire.post(organization_path(organization) + "/reimbursements/export", body)
         return parsed(ExportView, document)
+
+    async def preview_export(
+        self, organization: str, ids: Sequence[str] | None = None, *, type: str | None = None,
+        since: str | None = None, until: str | None = None, exclude: Mapping[str, str] | None = None,
+        route: str | None = None,
+    ) -> ExportPreviewView:  # fmt: skip
+        """Tells what the same order would come to now; nothing is written."""
+        body = export_order(ids, type=type, since=since, until=until, exclude=exclude, route=route)
+        document = await self.wire.post(organization_path(organization) + "/reimbursements/export/preview", body)
+        return parsed(ExportPreviewView, document)
 
     # ── runs ─────────────────────────────────────────────────────────────────
 
@@ -208,8 +246,40 @@ class Client:
         self, organization: str, id: str, values: Mapping[str, Any], *, if_match: str | None = None
     ) -> ReimbursementView:
         """Adds a claim or replaces it by its next version; telling the same again changes nothing."""
-        path = f"{organization_path(organization)}/reimbursements/{quote(id, safe='')}"
-        return parsed(ReimbursementView, await self.wire.put(path, values, if_match=if_match))
+        return parsed(ReimbursementView, await self.wire.put(claim_path(organization, id), values, if_match=if_match))
+
+    async def put_reimbursements(self, organization: str, claims: Sequence[Mapping[str, Any]]) -> TellingView:
+        """Tells up to 1,000 claims at once, each with its ``id``; those that are well are stored whatever the others are."""
+        path = organization_path(organization) + "/reimbursements"
+        return parsed(TellingView, await self.wire.put(path, {"items": [dict(claim) for claim in claims]}))
+
+    def reimbursement_versions(self, organization: str, id: str) -> AsyncIterator[VersionView]:
+        """Yields a claim as it was told each time, newest first."""
+        return self._each(VersionView, claim_path(organization, id) + "/versions")
+
+    async def reimbursement_timeline(self, organization: str, id: str) -> TimelineView:
+        """Tells where the money of a claim is."""
+        return parsed(TimelineView, await self.wire.get(claim_path(organization, id) + "/timeline"))
+
+    def corrections(
+        self, organization: str, *, state: str | None = None, reimbursement: str | None = None
+    ) -> AsyncIterator[CorrectionView]:
+        """Yields changes to claims that are in the books, oldest first."""
+        path = organization_path(organization) + "/corrections"
+        return self._each(CorrectionView, path, state=state, reimbursement=reimbursement)
+
+    async def correction(self, organization: str, id: str) -> CorrectionView:
+        return parsed(CorrectionView, await self.wire.get(correction_path(organization, id)))
+
+    async def approve_correction(self, organization: str, id: str, *, reason: str = "") -> CorrectionView:
+        """Agrees to a change: the booking is reversed, and the claim takes its new version."""
+        path = correction_path(organization, id) + "/approve"
+        return parsed(CorrectionView, await self.wire.post(path, {"reason": reason}))
+
+    async def dismiss_correction(self, organization: str, id: str, *, reason: str) -> CorrectionView:
+        """Closes a proposed change; the claim stays as it is."""
+        path = correction_path(organization, id) + "/dismiss"
+        return parsed(CorrectionView, await self.wire.post(path, {"reason": reason}))
 
     def export_items(
         self, organization: str, *, state: str | None = None, reimbursement: str | None = None
@@ -217,6 +287,130 @@ class Client:
         """Yields what became of claims that were sent away."""
         path = organization_path(organization) + "/exports"
         return self._each(ExportItemView, path, state=state, reimbursement=reimbursement)
+
+    async def export_again(self, organization: str, id: str, *, reason: str, type: str | None = None) -> RepeatView:
+        """Exports a claim once more, under a new key and number."""
+        path = claim_path(organization, id) + "/export-again"
+        return parsed(RepeatView, await self.wire.post(path, {"reason": reason, "type": type}))
+
+    async def resolve_export(
+        self, organization: str, key: str, *, outcome: str, reason: str, reference: str | None = None
+    ) -> ExportItemView:
+        """Settles an item whose fate nobody knows: it is ``booked``, or ``not_booked``."""
+        path = f"{organization_path(organization)}/exports/{quote(key, safe='')}/resolve"
+        body = {"outcome": outcome, "reason": reason, "reference": reference}
+        return parsed(ExportItemView, await self.wire.post(path, body))
+
+    def batches(self, organization: str, *, type: str | None = None) -> AsyncIterator[BatchView]:
+        """Yields what went out together, newest first."""
+        return self._each(BatchView, organization_path(organization) + "/exports/batches", type=type)
+
+    async def batch(self, organization: str, run_id: str) -> BatchView:
+        """Gives one batch with all its claims."""
+        path = f"{organization_path(organization)}/exports/batches/{quote(run_id, safe='')}"
+        return parsed(BatchView, await self.wire.get(path))
+
+    async def reconciliation(
+        self, organization: str, period: str, *, integration: str | None = None, ours_only: bool = False
+    ) -> ReconciliationView:
+        """Compares a month of exports (``2026-03``) with the other side's books.
+
+        Takes as long as those take to be read: make the client with a ``timeout_s`` of minutes.
+        """
+        path = organization_path(organization) + "/exports/reconciliation"
+        only = "true" if ours_only else None
+        return parsed(ReconciliationView, await self.wire.get(path, period=period, type=integration, ours_only=only))
+
+    # ── mappings ─────────────────────────────────────────────────────────────
+
+    async def mapping(self, organization: str, type: str, *, version: int | None = None) -> MappingView:
+        """Gives the newest version of how claims become vouchers, or another one."""
+        path = _mapping_path(organization, type) + ("" if version is None else f"/versions/{version}")
+        return parsed(MappingView, await self.wire.get(path))
+
+    async def put_mapping(
+        self, organization: str, type: str, mapping: Mapping[str, Any], *, effective_from: dt.date | None = None,
+        note: str = "", strict: bool = False, if_match: str | None = None,
+    ) -> MappingView:  # fmt: skip
+        """Saves a mapping as the next version; ``warnings`` tells what the other system would refuse."""
+        day = None if effective_from is None else effective_from.isoformat()
+        body = {"mapping": dict(mapping), "effective_from": day, "note": note, "strict": strict}
+        document = await self.wire.put(_mapping_path(organization, type), body, if_match=if_match)
+        return parsed(MappingView, document)
+
+    def mapping_versions(self, organization: str, type: str) -> AsyncIterator[MappingVersionView]:
+        """Yields the versions of a mapping, newest first."""
+        return self._each(MappingVersionView, _mapping_path(organization, type) + "/versions")
+
+    async def mapping_diff(
+        self, organization: str, type: str, *, before: int | None = None, after: int | None = None
+    ) -> MappingDiffView:
+        """Tells what differs between two versions; the newest and the one before it when none is named."""
+        path = _mapping_path(organization, type) + "/diff"
+        return parsed(MappingDiffView, await self.wire.get(path, **{"from": before, "to": after}))
+
+    async def restore_mapping(self, organization: str, type: str, version: int, *, note: str = "") -> MappingView:
+        """Saves an earlier version once more, as the newest one."""
+        path = _mapping_path(organization, type) + "/restore"
+        return parsed(MappingView, await self.wire.post(path, {"version": version, "note": note}))
+
+    async def preview_mapping(
+        self, organization: str, type: str, *, mapping: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> MappingPreviewView:  # fmt: skip
+        """Shows what up to five claims come to, by a draft or by the mapping in force. Nothing is saved or sent."""
+        body = {"mapping": None if mapping is None else dict(mapping), "ids": None if ids is None else list(ids)}
+        return parsed(MappingPreviewView, await self.wire.post(_mapping_path(organization, type) + "/preview", body))
+
+    async def check_mapping(self, organization: str, type: str, *, refresh: bool = False) -> MappingCheckView:
+        """Tells what of the mapping does not hold at the other system; ``refresh`` reads its accounts now."""
+        path, now = _mapping_path(organization, type) + "/check", "true" if refresh else None
+        return parsed(MappingCheckView, await self.wire.get(path, refresh=now))
+
+    def export_files(self, organization: str, *, type: str | None = None) -> AsyncIterator[ExportFileView]:
+        """Yields files that carried claims out, newest first."""
+        return self._each(ExportFileView, organization_path(organization) + "/exports/files", type=type)
+
+    async def fetch_export_file(self, organization: str, id: str, *, profile: str = "machine") -> bytes:
+        """Gives a file's bytes; with ``human`` the same vouchers as a sheet for a spreadsheet."""
+        path = f"{organization_path(organization)}/exports/files/{quote(id, safe='')}"
+        content, _ = await self.wire.fetch(path, profile=profile)
+        return content
+
+    async def acknowledge_export(
+        self, organization: str, type: str, *, name: str, content: bytes
+    ) -> AcknowledgementView:
+        """Settles claims by the other system's report of a file it took in; safe to repeat."""
+        reply = await self.wire.request(
+            "POST", organization_path(organization) + "/exports/acknowledgements", raw=content,
+            query={"type": type, "name": name}, headers={"Content-Type": "application/octet-stream"},
+        )  # fmt: skip
+        return parsed(AcknowledgementView, reply.document)
+
+    async def drop(self, organization: str, type: str) -> DropView:
+        """Gives where an integration's files go."""
+        return parsed(DropView, await self.wire.get(integration_path(organization, type) + "/drop"))
+
+    async def put_drop(
+        self, organization: str, type: str, settings: Mapping[str, Any], *, if_match: str | None = None, **secrets: str
+    ) -> DropView:
+        """Sets where an integration's files go.
+
+        Args:
+            secrets: ``password``, or ``private_key`` and its ``passphrase``.
+        """
+        body = {"settings": dict(settings), **secrets}
+        path = integration_path(organization, type) + "/drop"
+        return parsed(DropView, await self.wire.put(path, body, if_match=if_match))
+
+    async def delete_drop(self, organization: str, type: str, *, if_match: str | None = None) -> DropView:
+        """Forgets where an integration's files go."""
+        path = integration_path(organization, type) + "/drop"
+        return parsed(DropView, await self.wire.delete(path, if_match=if_match))
+
+    async def test_drop(self, organization: str, type: str) -> DropTestView:
+        """Signs in at the drop point and lists it; writes nothing."""
+        return parsed(DropTestView, await self.wire.post(integration_path(organization, type) + "/drop/test"))
 
     async def _each(self, view: type[V], path: str, **query: Any) -> AsyncIterator[V]:
         async for item in self.wire.each(path, **query):
@@ -231,6 +425,32 @@ def organization_path(organization: str) -> str:
 def integration_path(organization: str, type: str) -> str:
     """Gives the address of an integration on the host."""
     return f"{organization_path(organization)}/integrations/{quote(type, safe='')}"
+
+
+def export_order(
+    ids: Sequence[str] | None, *, type: str | None, since: str | None, until: str | None,
+    exclude: Mapping[str, str] | None, route: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Gives an order to export as the API takes it."""
+    excluded = [{"id": id, "reason": reason} for id, reason in (exclude or {}).items()]
+    return {
+        "ids": None if ids is None else list(ids), "type": type, "from": since, "until": until, "exclude": excluded,
+        "route": route,
+    }  # fmt: skip
+
+
+def claim_path(organization: str, id: str) -> str:
+    """Gives the address of a claim on the host."""
+    return f"{organization_path(organization)}/reimbursements/{quote(id, safe='')}"
+
+
+def correction_path(organization: str, id: str) -> str:
+    """Gives the address of a correction on the host."""
+    return f"{organization_path(organization)}/corrections/{quote(id, safe='')}"
+
+
+def _mapping_path(organization: str, type: str) -> str:
+    return integration_path(organization, type) + "/mapping"
 
 
 def _schedule_path(organization: str, type: str, name: str) -> str:

@@ -90,6 +90,11 @@ class Wire:
         """Gives what is at an address below the host's; query values that are None are left out."""
         return (await self.request("GET", path, query=query)).document
 
+    async def fetch(self, path: str, **query: object) -> tuple[bytes, Mapping[str, str]]:
+        """Gives the bytes that are at an address, and the headers that tell of them."""
+        reply = await self.request("GET", path, query=query, is_plain=True)
+        return reply.document, reply.headers
+
     async def post(self, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None) -> Any:
         """Orders something; ``key`` is the Idempotency-Key, a fresh one when None."""
         return (await self.request("POST", path, body=body, key=key)).document
@@ -137,12 +142,13 @@ class Wire:
     async def request(
         self, method: str, path: str, *, query: Mapping[str, object] | None = None, body: Any = None,
         key: str | None = None, if_match: str | None = None, raw: bytes | None = None,
-        headers: Mapping[str, str] | None = None, with_key: bool = True,
+        headers: Mapping[str, str] | None = None, with_key: bool = True, is_plain: bool = False,
     ) -> Reply:  # fmt: skip
         """Sends one request, again while ``patience_s`` lasts and the host is away or asks to wait.
 
         Args:
             raw: A body that is not JSON of ours, sent byte for byte.
+            is_plain: The answer is a file: its document is the bytes as they came.
             with_key: Whether the API key goes along; it has no business in what is kept and handed on.
 
         Raises:
@@ -161,7 +167,7 @@ class Wire:
         while True:
             try:
                 data = raw if body is None else orjson.dumps(body)
-                return await self._once(method, path, query or {}, data, headers)
+                return await self._once(method, path, query or {}, data, headers, is_plain)
             except (NotReadyError, ConflictError) as error:
                 if not _passes(error) or asyncio.get_running_loop().time() + wait_s > deadline:
                     raise
@@ -170,8 +176,9 @@ class Wire:
             wait_s = min(wait_s * 2, _MAX_WAIT_S)
 
     async def _once(
-        self, method: str, path: str, query: Mapping[str, object], data: bytes | None, headers: Mapping[str, str]
-    ) -> Reply:
+        self, method: str, path: str, query: Mapping[str, object], data: bytes | None, headers: Mapping[str, str],
+        is_plain: bool = False,
+    ) -> Reply:  # fmt: skip
         if self._session is None:
             raise RuntimeError("Use the client as an async context manager.")
         params = {name: _query_text(value) for name, value in query.items() if value is not None}
@@ -186,6 +193,8 @@ class Wire:
                 code="host_unreachable",
                 hint="See whether it runs ('samband up') and whether the address is right (--url or SAMBAND_URL).",
             ) from error
+        if is_plain and response.status == 200:
+            return Reply(document=raw, headers=response.headers)
         return Reply(document=_answer(response.status, response.headers, raw, self.url), headers=response.headers)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -33,7 +34,7 @@ from samband.errors import (
     SambandError,
     StaleLeaseError,
 )
-from samband.flow.exporting import Exporting
+from samband.flow.exporting import Exporting, Patience
 from samband.flow.keeping import Keeping
 from samband.flow.reading import Observer, Source, StreamReading
 from samband.flow.rehearsing import Rehearsal
@@ -43,6 +44,8 @@ from samband.rules.intake import StreamPlan
 from samband.rules.refusals import judge_refusal
 from samband.rules.retry import run_delay_s
 from samband.store import Lease, Store, StreamPosition
+from samband.store.ledger import STEPS_S
+from samband.twin import Doors, Twin
 from samband.views import ErrorView
 
 log = structlog.stdlib.get_logger("samband.flow")
@@ -59,6 +62,8 @@ class FlowSettings:
         max_attempts: Starts in a row without a committed page after which a run is given up.
         settle_after_s: How long an exported item must have been out before its not being found at the other side means
             that it never arrived. Longer than the slowest answer they may still be working on.
+        follow_up_steps_s: Ages at which it is asked whether an accepted item has been booked.
+        follow_up_days: Beyond this age it is not asked any more.
     """
 
     owner: str
@@ -66,6 +71,8 @@ class FlowSettings:
     heartbeat_s: float = 10.0
     max_attempts: int = 5
     settle_after_s: float = 60.0
+    follow_up_steps_s: Sequence[float] = STEPS_S
+    follow_up_days: float = 90.0
 
 
 class Flow:
@@ -73,13 +80,16 @@ class Flow:
 
     def __init__(
         self, *, store: Store, registry: Registry, settings: FlowSettings, observer: Observer | None = None,
-        rng: random.Random | None = None,
+        rng: random.Random | None = None, doors: Doors | None = None,
     ) -> None:  # fmt: skip
         self._store = store
         self._registry = registry
         self._settings = settings
         self._observer = observer
+        self._doors = doors
         self._revisions: dict[str, int] = {}
+        self._uncertain: dict[str, int] = {}
+        self._held_until: dict[str, float] = {}
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
 
     async def execute(self, run_id: str) -> float | None:
@@ -87,9 +97,11 @@ class Flow:
 
         Safe to call at any time and from any number of workers: only the one that gets the lease does anything.
         """
+        asked_at = _elapsed_s()
         lease = await self._store.runs.claim(run_id, self._settings.owner, self._settings.lease_s)
         if lease is None:
             return None
+        self._held_until[lease.run_id] = asked_at + self._settings.lease_s
         bound = log.bind(run=lease.run_id, organization=lease.organization_id, plugin=lease.plugin)
         started = asyncio.get_running_loop().time()
         bound.info("run_started", attempt=lease.attempt)
@@ -100,7 +112,8 @@ class Flow:
             bound.warning("run_lease_lost")
             return None
         finally:
-            self._revisions.pop(lease.run_id, None)
+            for kept in (self._revisions, self._uncertain, self._held_until):
+                kept.pop(lease.run_id, None)
         duration_s = asyncio.get_running_loop().time() - started
         bound.info("run_" + state, duration_s=round(duration_s, 3))
         if self._observer is not None:
@@ -115,7 +128,8 @@ class Flow:
         try:
             async with self._heartbeat(lease):
                 await self._carry_out(lease)
-            return await runs.succeed(lease, revision=self._revisions.get(lease.run_id)), None
+            is_open = bool(self._uncertain.get(lease.run_id))
+            return await runs.succeed(lease, revision=self._revisions.get(lease.run_id), is_partial=is_open), None
         except asyncio.CancelledError:
             # The worker is stopping: give the run back at once instead of letting its lease run out.
             with contextlib.suppress(StaleLeaseError, NotReadyError):
@@ -158,8 +172,7 @@ class Flow:
         adapter, connection = await self._connect(lease)
         work = _Work(lease, adapter, connection, intake_digest(connection.settings, adapter.version))
         if lease.operation == "export":
-            settle_after_s = self._settings.settle_after_s
-            await Exporting(self._store, lease, adapter, connection, settle_after_s=settle_after_s).run()
+            self._uncertain[lease.run_id] = await self._exporting(work).run()
             return
         streams = [stream for stream in adapter.streams(connection) if stream.name in lease.streams]
         if lease.operation == "dry_run":
@@ -182,6 +195,20 @@ class Flow:
         return adapter, Connection(
             organization_id=lease.organization_id, integration_id=integration.id, revision=integration.revision,
             settings=integration.settings, credentials=credentials,
+        )  # fmt: skip
+
+    def _exporting(self, work: _Work) -> Exporting:
+        settings, lease = self._settings, work.lease
+        can_write = self._doors is not None and "render" in work.adapter.manifest.capabilities
+        return Exporting(
+            self._store, lease, work.adapter, work.connection,
+            patience=Patience(
+                settle_after_s=settings.settle_after_s, steps_s=settings.follow_up_steps_s,
+                up_to_days=settings.follow_up_days,
+            ),
+            twin=Twin(self._store, work.adapter, self._doors) if can_write and self._doors else None,
+            # By this machine's clock, which a pause does not stop: the database's may not be asked in time.
+            is_held=lambda: _elapsed_s() < self._held_until.get(lease.run_id, 0.0),
         )  # fmt: skip
 
     def _plan(self, work: _Work, stream: Stream) -> StreamPlan:
@@ -252,8 +279,10 @@ class Flow:
     async def _beat(self, lease: Lease) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
+            asked_at = _elapsed_s()
             try:
                 await self._store.runs.renew(lease, self._settings.lease_s)
+                self._held_until[lease.run_id] = asked_at + self._settings.lease_s
             except NotReadyError as err:
                 # Not a reason to stop: the next commit decides, and it is fenced.
                 log.warning("heartbeat_missed", run=lease.run_id, code=err.code)
@@ -292,6 +321,11 @@ def _demand_on(state: str, operation: str) -> None:
             code="not_enabled",
             hint="Enable the integration, then order it again.",
         )
+
+
+def _elapsed_s() -> float:
+    """Gives a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _own_fault(err: Exception) -> RetryableError:

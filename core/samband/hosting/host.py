@@ -163,7 +163,7 @@ class Host:
         service = Service(
             store=store, registry=registry, bell=bell, public_url=self.settings.public_url,
             stall_after_s=self.settings.stall_after_s, egress=self._egress(), redactor=self._redactor,
-            receiving=ReceivingLimits(max_bytes=self.settings.webhook_max_bytes),
+            receiving=ReceivingLimits(max_bytes=self.settings.webhook_max_bytes), drop_root=self.settings.drop_root,
         )  # fmt: skip
         self._parts.push_async_callback(service.webhooks.close)
         self._service = service
@@ -266,6 +266,7 @@ class Host:
     async def _start_worker(self, store: Store, registry: Registry, bell: Doorbell, redis_url: str) -> None:
         from samband.flow import Flow, FlowSettings
         from samband.http import Outbound
+        from samband.twin import Doors
         from samband.worker import RunWorker
 
         settings = self.settings
@@ -284,8 +285,11 @@ class Host:
                 heartbeat_s=settings.heartbeat_s,
                 max_attempts=settings.max_attempts,
                 settle_after_s=settings.settle_after_s,
+                follow_up_steps_s=settings.follow_up_steps_s,
+                follow_up_days=settings.follow_up_days,
             ),
             observer=self._observer,
+            doors=Doors(drop_root=settings.drop_root, egress=self._egress(), redactor=self._redactor),
         )
         self._worker = RunWorker(
             redis_url=redis_url,

@@ -8,7 +8,9 @@ import socket
 
 from samband.adapters.registry import Registry
 from samband.caretaker import Caretaker
+from samband.charts import ChartReader
 from samband.events import Dispatcher, Teller, sweep_events
+from samband.flow.following import FollowingUp
 from samband.hosting.duties import Duty
 from samband.http import Outbound
 from samband.http.posting import Poster
@@ -40,11 +42,20 @@ def duties(
         Duty(name="overdue schedules", work=scheduler.watch),
         Duty(name="probes", work=caretaker.probe_round),
         Duty(name="alerts", work=caretaker.alert_round),
+        Duty(name="charts of accounts", work=ChartReader(store=store, registry=registry).round),
+        Duty(name="follow-ups of exports", work=_following(settings, store, registry, bell).round),
         *_delivery_duties(settings, store, registry, bell),
         *_event_duties(settings, store, registry, outbound, redactor),
         Duty(name="kept answers", work=store.sweep_answers),
         Duty(name="dry runs", work=store.sweep_differences),
     ]
+
+
+def _following(settings: HostSettings, store: Store, registry: Registry, bell: Doorbell) -> FollowingUp:
+    return FollowingUp(
+        store=store, registry=registry, bell=bell, steps_s=settings.follow_up_steps_s,
+        up_to_days=settings.follow_up_days, every_s=settings.follow_up_every_s,
+    )  # fmt: skip
 
 
 def _delivery_duties(settings: HostSettings, store: Store, registry: Registry, bell: Doorbell) -> list[Duty]:

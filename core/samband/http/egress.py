@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
-__all__ = ["EgressPolicy", "GuardedConnector", "GuardedResolver", "address_problem", "unwrap_address"]
+__all__ = ["EgressPolicy", "GuardedConnector", "GuardedResolver", "address_problem", "names_place", "unwrap_address"]
 
 Address = IPv4Address | IPv6Address
 
@@ -207,6 +207,13 @@ class EgressPolicy:
             if self._is_place(str(candidate), port) or any(candidate in network for network in self._networks):
                 return True
         return False
+
+
+def names_place(hosts: Collection[str], url: URL) -> bool:
+    """Says whether a checked URL leads to one of the hosts; one without a port means the scheme's own port alone."""
+    host, port = url.raw_host or "", url.port
+    usual = {None, port} if url.is_default_port() else {port}
+    return any(place.host == host and place.port in usual for place in _own_places(hosts))
 
 
 class GuardedResolver(AbstractResolver):

@@ -26,6 +26,9 @@ __all__ = ["Setback", "setback_of_answer", "setback_of_exception"]
 REDIRECTS: Final = frozenset({300, 301, 302, 303, 305, 307, 308})
 AWAY: Final = frozenset({408, 429, 502, 503, 504})
 
+_SIGN_IN: Final = re.compile(r"(?i)/(?:log-?[io]n|log-?on|sign-?in|signin-[a-z]+)(?:\.[a-z]+)?/?$")
+"""How the path of a page to sign in at ends. Such a page stands in front of what was asked for."""
+
 # Numbers of OpenSSL's x509_vfy.h.
 _CERTIFICATE_CHECKS: Final = {
     9: "its certificate is not valid yet",
@@ -120,8 +123,17 @@ def setback_of_exception(
 
 
 def _redirect(answer: Answer) -> RemoteError:
-    # Only the host of where it leads: the rest of such a link may carry what should not be seen.
-    leads_to = re.match(r"https?://([\w.-]{1,253})(?::[0-9]+)?(?:[/?#]|$)", answer.headers.get("Location", ""))
+    location = answer.headers.get("Location", "")
+    path = re.split(r"[?#]", location, maxsplit=1)[0]
+    # Only the host of where it leads is told: the rest of such a link may carry what should not be seen.
+    leads_to = re.match(r"https?://([\w.-]{1,253})(?::[0-9]+)?(?:[/?#]|$)", location)
+    if _SIGN_IN.search(path.partition("://")[2] or path):
+        return RemoteError(
+            f"{answer.host} answered {answer.status} and wants somebody to sign in"
+            f"{f' at {leads_to[1]}' if leads_to else ''}; nothing was taken.",
+            code="redirect_to_sign_in",
+            hint="Check the credentials and their rights at the other side, then test the integration.",
+        )
     return RemoteError(
         f"{answer.host} answered {answer.status}, a redirect{f' to {leads_to[1]}' if leads_to else ''}, "
         "which is not followed.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ import orjson
 from yarl import URL
 
 from samband.contract import Token
-from samband.errors import ContractError
+from samband.errors import AuthError, ContractError
+from samband.http.egress import names_place
 
 __all__ = ["OutgoingRequest", "shown_path"]
 
@@ -23,6 +25,8 @@ _HOSTS_OWN: Final = frozenset(
 )
 _FIELD_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_PLACEHOLDER: Final = re.compile(rb"\{\{(.*?)\}\}", re.DOTALL)
+_XML_TEXT: Final = re.compile(r"[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class OutgoingRequest:
     body: bytes | None = field(repr=False)
     timeout_s: float
     idempotent: bool
+    fill: bool = False
 
     @property
     def host(self) -> str:
@@ -52,6 +57,7 @@ class OutgoingRequest:
         data: bytes | Mapping[str, str] | None,
         timeout_s: float,
         idempotent: bool | None,
+        fill: bool = False,
         locate: Callable[[str], URL],
         may_authorise: bool,
     ) -> OutgoingRequest:
@@ -70,6 +76,8 @@ class OutgoingRequest:
         if not timeout_s > 0:
             raise ContractError("The time limit of a request must be above zero.", field="timeout_s")
         own = _checked_headers(headers or {}, may_authorise=may_authorise)
+        if fill and not isinstance(data, bytes | bytearray):
+            raise ContractError("Only a body of bytes can be filled.", field="data")
         body, content_type = _encoded(json, data)
         if content_type is not None and not any(name.lower() == "content-type" for name in own):
             own["Content-Type"] = content_type
@@ -80,10 +88,18 @@ class OutgoingRequest:
             body=body,
             timeout_s=timeout_s,
             idempotent=method in _IDEMPOTENT if idempotent is None else idempotent,
+            fill=fill,
         )
 
+    def shows(self, token: Token | None) -> bool:
+        """Says whether anything of the token travels with this request, so that a refusal says something about it."""
+        return token is not None and (self.fill or self._carries_header_of(token))
+
+    def _carries_header_of(self, token: Token) -> bool:
+        return token.hosts is None or names_place(token.hosts, self.url)
+
     def headers_with(self, token: Token | None) -> Mapping[str, str]:
-        """Gives the headers with the token among them.
+        """Gives the headers with the token among them, where its hosts may see it.
 
         Raises:
             ContractError: The plugin set the token's header itself, or the token cannot stand in a header.
@@ -93,10 +109,51 @@ class OutgoingRequest:
         name = token.header
         if any(own.lower() == name.lower() for own in self.headers):
             raise ContractError(f"The header {name} is set by the host.", field="headers")
+        if not self._carries_header_of(token):
+            return self.headers
         value = f"{token.scheme} {token.value.get_secret_value()}".strip()
         if not _FIELD_NAME.fullmatch(name) or not re.fullmatch(r"[\x20-\x7e]+", value):
             raise ContractError("The token holds characters that cannot stand in a header.", field="token")
         return {**self.headers, name: value}
+
+    def body_with(self, token: Token | None) -> bytes | None:
+        """Gives the body with the token's fills in the places that name them.
+
+        Each name may stand there once: a second place would have come in with somebody's text.
+
+        Raises:
+            AuthError: There is no token, or one without fills.
+            ContractError: A place names no fill, stands twice, or there is none; or a fill cannot stand in XML.
+        """
+        if not self.fill or self.body is None:
+            return self.body
+        if token is None or not token.fills:
+            raise AuthError(
+                "The request needs secrets in its body, and the token that is kept has none.",
+                code="fills_missing",
+                hint="Give the integration the credentials that this way of sending needs.",
+            )
+        names = [name.decode("utf-8", "replace") for name in _PLACEHOLDER.findall(self.body)]
+        if not names:
+            raise ContractError("The body to be filled has no place to fill.", field="data")
+        if len(set(names)) < len(names):
+            raise ContractError("A place of the body to be filled stands there twice.", field="data")
+        filled = {name.encode(): _filling(name, token) for name in names}
+        return _PLACEHOLDER.sub(lambda place: filled[place[1]], self.body)
+
+
+def _filling(name: str, token: Token) -> bytes:
+    secret = token.fills.get(name)
+    if secret is None:
+        # The name is not quoted: what stands between the braces may be anything.
+        known = ", ".join(sorted(token.fills))
+        raise ContractError(
+            f"The body to be filled names what the token has no fill for; it has {known}.", field="data"
+        )
+    value = secret.get_secret_value()
+    if not _XML_TEXT.fullmatch(value):
+        raise ContractError(f"The fill {name} holds characters that cannot stand in XML.", field="token")
+    return html.escape(value).encode()
 
 
 def shown_path(url: URL) -> str:

@@ -12,6 +12,7 @@ import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -22,7 +23,14 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from samband.contract import Limits, Token
-from samband.errors import AuthError, ConfigurationError, RateLimitedError, RemoteError, UnavailableError
+from samband.errors import (
+    AuthError,
+    ConfigurationError,
+    ContractError,
+    RateLimitedError,
+    RemoteError,
+    UnavailableError,
+)
 from samband.http.answer import Answer, read_body
 from samband.http.budget import AccountBudget, BudgetSnapshot, Patience
 from samband.http.egress import EgressPolicy, GuardedConnector
@@ -41,6 +49,9 @@ _MAX_HEADER: Final = 32 * 1024
 _LARGE_BODY: Final = 1024 * 1024
 _WRITE_KEEPALIVE_S: Final = 1.0
 _TRIES: Final = len(BACK_OFF_S) + 1
+
+_used: ContextVar[tuple[object, Token] | None] = ContextVar("samband_token_used", default=None)
+"""The session and the token that the running task sent last, so that it is this one that it has renewed."""
 
 
 class Tokens(Protocol):
@@ -216,6 +227,7 @@ class AuthorisedSession:
         self._tokens = tokens
         self._log = log
         self._labels = labels
+        self._used: Token | None = None
 
     async def request(
         self,
@@ -228,6 +240,7 @@ class AuthorisedSession:
         data: bytes | Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         idempotent: bool | None = None,
+        fill: bool = False,
     ) -> Answer:
         """Sends one request, as `samband.contract.HttpSession.request` says.
 
@@ -235,12 +248,12 @@ class AuthorisedSession:
         own credentials there.
 
         Raises:
-            AuthError: 401 also with a renewed token.
+            AuthError: 401 also with a renewed token, or no token with fills for a body to be filled.
             RateLimitedError: 429 to the last try, or a pause too long to sit out.
             UnavailableError: No good answer to the last try, or the breaker is open.
             OutcomeUnknownError: A request that must not be sent twice went out and no answer came.
-            RemoteError: ``egress_refused``, ``redirect_refused``, ``body_too_large``, ``tls_failed`` or
-                ``answer_malformed``; never repeated.
+            RemoteError: ``egress_refused``, ``redirect_refused``, ``redirect_to_sign_in``, ``body_too_large``, ``tls_failed``
+                or ``answer_malformed``; never repeated.
             ContractError: The arguments break a rule.
         """
         request = OutgoingRequest.build(
@@ -252,6 +265,7 @@ class AuthorisedSession:
             data=data,
             timeout_s=self._limits.timeout_s if timeout_s is None else timeout_s,
             idempotent=idempotent,
+            fill=fill,
             locate=lambda absolute: self._outbound.policy.check_url(absolute, self._hosts),
             may_authorise=self._tokens is None,
         )
@@ -259,13 +273,43 @@ class AuthorisedSession:
         if self._tokens is None:
             return await self._answered(request, None, patience)
         token = await self._tokens.get()
+        self._note_used(token)
         answer = await self._answered(request, token, patience)
-        if answer.status == 401:
+        is_shown = request.shows(token)
+        if answer.status == 401 and is_shown:
             # They refused it unread, so even a write may be sent once more.
-            answer = await self._answered(request, await self._tokens.renew(token), patience)
+            token = await self._tokens.renew(token)
+            self._note_used(token)
+            answer = await self._answered(request, token, patience)
         if answer.status == 401:
-            raise self._refusal(answer)
+            raise self._refusal(answer, is_shown=is_shown)
         return answer
+
+    async def renew_token(self) -> None:
+        """Has the token renewed that the caller used last; one that somebody has renewed since is not renewed again.
+
+        Raises:
+            AdapterError: There is none to be had.
+            ContractError: There is no token yet, because it is just being obtained.
+        """
+        if self._tokens is None:
+            raise ContractError("authenticate cannot have the token renewed: it is what renews it.", field="http")
+        # Two uploads that were refused together were refused the same token: the second must not renew the new one.
+        used = _used.get()
+        token = used[1] if used is not None and used[0] is self else self._used
+        self._note_used(await self._tokens.renew(token if token is not None else await self._tokens.get()))
+
+    async def fill_names(self) -> frozenset[str]:
+        """Gives the names of the token's fills; none while there is no token.
+
+        Raises:
+            AdapterError: There is no token to be had.
+        """
+        return frozenset() if self._tokens is None else frozenset((await self._tokens.get()).fills)
+
+    def _note_used(self, token: Token) -> None:
+        self._used = token
+        _used.set((self, token))
 
     async def _answered(self, request: OutgoingRequest, token: Token | None, patience: Patience) -> Answer:
         """Tries until there is an answer for the plugin to judge, or nothing more may be tried."""
@@ -345,7 +389,7 @@ class AuthorisedSession:
 
     async def _exchanged(self, request: OutgoingRequest, token: Token | None, trip: _Trip) -> Answer:
         """Makes one exchange within the one time limit, from connecting to the last byte."""
-        body = request.body
+        body = request.body_with(token)
         # aiohttp warns about large plain bytes, which it would copy through the loop in one go.
         payload = BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
         client = self._outbound.client(idempotent=request.idempotent)
@@ -371,10 +415,11 @@ class AuthorisedSession:
                 redactor=self._outbound.redactor,
             )
 
-    def _refusal(self, answer: Answer) -> AuthError:
+    def _refusal(self, answer: Answer, *, is_shown: bool) -> AuthError:
+        shown = ", also with a token that was renewed just now" if is_shown else " to a request that carries no token"
         said = self._outbound.redactor.scrub(answer.headers.get("WWW-Authenticate", ""))[:300]
         return AuthError(
-            f"{answer.host} answered 401, also with a token that was renewed just now.",
+            f"{answer.host} answered 401{shown}.",
             reason="refused",
             hint="Check the credentials and their rights at the other side, then test the integration.",
             remote_message=said,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -14,6 +15,10 @@ Severity = Literal["critical", "warning"]
 DEGRADED_FOR: Final = dt.timedelta(minutes=10)
 """How long trouble at the other side may last before it is told: it often passes by itself."""
 EXPIRY_WARNING: Final = dt.timedelta(days=14)
+MAPPING_FINDINGS_TOLD: Final = 20
+"""Alerts about one mapping at most; more of them are one."""
+UNREAD_AFTER: Final = 3
+"""Failed readings of the other side's accounts, one after the other, until somebody is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,7 @@ class Condition:
         uncertain_items: Exported items of which nobody has known for an hour whether they arrived.
         credentials_expire_at: When they stop working.
         webhook: Its figures by name, from the store's inbox; empty without a webhook.
+        mapping: What was found at the last look at the other side's accounts, see `samband.charts`; empty without one.
     """
 
     organization_id: str
@@ -45,6 +51,7 @@ class Condition:
     uncertain_items: int = 0
     credentials_expire_at: dt.datetime | None = None
     webhook: Mapping[str, Any] = field(default_factory=dict)
+    mapping: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +69,23 @@ class Finding:
 
 def findings(condition: Condition, now: dt.datetime) -> list[Finding]:
     """Gives everything that is wrong, in the order of urgency."""
+    subject = f"integration/{condition.integration_id}"
     return [
-        Finding(
-            organization_id=condition.organization_id, integration_id=condition.integration_id,
-            subject=f"integration/{condition.integration_id}", kind=kind, severity=severity, message=message,
-            data={"type": condition.plugin, **data},
-        )
-        for kind, severity, message, data in _found(condition, now)
-    ]  # fmt: skip
+        *(_finding(condition, subject, *found) for found in _found(condition, now)),
+        *(_finding(condition, f"{subject}/{place}", *found) for place, found in _of_mapping(condition)),
+    ]
 
 
 _Found = tuple[str, Severity, str, dict[str, Any]]
+
+
+def _finding(
+    condition: Condition, subject: str, kind: str, severity: Severity, message: str, data: dict[str, Any]
+) -> Finding:
+    return Finding(
+        organization_id=condition.organization_id, integration_id=condition.integration_id, subject=subject, kind=kind,
+        severity=severity, message=message, data={"type": condition.plugin, **data},
+    )  # fmt: skip
 
 
 def _found(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
@@ -148,6 +161,25 @@ def _of_webhook(condition: Condition) -> Iterator[_Found]:
         yield "webhook_rejections", "warning", text, {}
     if condition.webhook.get("is_silent"):
         yield "webhook_silence", "warning", "No webhook delivery has come for more than a day.", {}
+
+
+def _of_mapping(condition: Condition) -> Iterator[tuple[str, _Found]]:
+    """Gives what no longer holds, each thing with a place of its own: one that is new is told though others are known.
+
+    The place is a digest of the field, since the field may be a name of the organisation's own.
+    """
+    found: Sequence[Mapping[str, Any]] = condition.mapping.get("items", ())
+    for item in found[:MAPPING_FINDINGS_TOLD]:
+        place = hashlib.sha256(item["field"].encode()).hexdigest()[:12]
+        severity: Severity = "warning" if item["code"].startswith("period_") else "critical"
+        yield f"mapping-{place}", (f"mapping_{item['code']}", severity, item["message"], {"field": item["field"]})
+    if len(found) > MAPPING_FINDINGS_TOLD:
+        text = f"Of the mapping, {len(found)} codes no longer hold at the other side; the check lists them all."
+        yield "mapping", ("mapping_broken", "critical", text, {"findings": len(found)})
+    trouble: Mapping[str, Any] = condition.mapping.get("trouble", {})
+    if trouble.get("failures", 0) >= UNREAD_AFTER:
+        text = "The other side's accounts cannot be read, so nobody knows whether the mapping still holds."
+        yield "mapping", ("mapping_unchecked", "warning", text, {"since": trouble["since"]})
 
 
 def _is_older(instant: dt.datetime | None, limit: dt.datetime) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from samband.adapters.adapter import Connection
@@ -35,6 +36,7 @@ class Parts:
         stall_after_s: How long a run may be alive without progress before it is shown as stalled.
         egress: Where the host itself may connect to, for subscribers of events.
         redactor: Learns the secrets that are made here.
+        drop_root: Below it are the folders that export files are put into; None when there are none.
     """
 
     store: Store
@@ -44,6 +46,7 @@ class Parts:
     stall_after_s: float = STALL_AFTER_S
     egress: EgressPolicy = field(default_factory=EgressPolicy)
     redactor: Redactor = field(default_factory=Redactor)
+    drop_root: Path | None = None
 
     async def integration(self, org: str, type: str) -> Integration:
         """Gives an organisation's integration of a type, or raises `NotFoundError`."""

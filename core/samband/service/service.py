@@ -6,7 +6,9 @@ Every method takes the organisation first and never looks beyond it. What goes w
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from samband.access import Caller, Keys, Verb
 from samband.adapters.registry import Registry
@@ -19,12 +21,16 @@ from samband.service.audit import Audit
 from samband.service.backfills import Backfills
 from samband.service.events import Events, Subscriptions
 from samband.service.exports import Exports
+from samband.service.files import Files
 from samband.service.health import Health
 from samband.service.integrations import Integrations
 from samband.service.keys import AccessKeys
+from samband.service.mappings import Mappings
 from samband.service.organizations import Organizations
 from samband.service.parts import Bell, Parts
+from samband.service.reconciliation import Reconciliation
 from samband.service.records import Records
+from samband.service.reimbursements import Reimbursements
 from samband.service.repeats import Repeats
 from samband.service.runs import COURSE_ENROLLMENTS, MEMBERSHIP_DATA, Runs
 from samband.service.schedules import DEFAULT_GRACE_S, DEFAULT_NAME, Schedules
@@ -48,7 +54,11 @@ class Service:
         records: What is held, and its changes.
         schedules: Reading integrations by themselves.
         backfills: Reading chosen records again, retrying what failed, dry runs.
-        exports: Claims, and what became of each one that was sent away.
+        reimbursements: Claims as they come in, their versions and corrections, and where the money of each is.
+        exports: What became of each claim that was sent away.
+        reconciliation: Our exports held against the other side's books.
+        mappings: How claims become vouchers, version by version.
+        files: Files that carried claims out, where they go, and the reports that come back.
         events: What happened, for those who ask.
         subscriptions: Addresses that events are sent to.
         webhooks: Being told of changes by the other side.
@@ -61,11 +71,11 @@ class Service:
     def __init__(
         self, *, store: Store, registry: Registry, bell: Bell, public_url: str = "",
         stall_after_s: float = STALL_AFTER_S, egress: EgressPolicy | None = None, redactor: Redactor | None = None,
-        receiving: ReceivingLimits | None = None,
+        receiving: ReceivingLimits | None = None, drop_root: Path | None = None,
     ) -> None:  # fmt: skip
         parts = Parts(
             store=store, registry=registry, bell=bell, public_url=public_url, stall_after_s=stall_after_s,
-            egress=egress or EgressPolicy(), redactor=redactor or Redactor(),
+            egress=egress or EgressPolicy(), redactor=redactor or Redactor(), drop_root=drop_root,
         )  # fmt: skip
         self._parts = parts
         self._keys = Keys(store.api_keys)
@@ -75,7 +85,11 @@ class Service:
         self.records = Records(parts)
         self.schedules = Schedules(parts)
         self.backfills = Backfills(parts)
+        self.reimbursements = Reimbursements(parts)
         self.exports = Exports(parts)
+        self.files = Files(parts)
+        self.reconciliation = Reconciliation(parts)
+        self.mappings = Mappings(parts)
         self.events = Events(parts)
         self.subscriptions = Subscriptions(parts)
         self.health = Health(parts)
@@ -110,11 +124,15 @@ class Service:
         return await self.runs.order_kind(org, COURSE_ENROLLMENTS, full=full, reason=reason, requested_by=requested_by)
 
     async def export_reimbursements(
-        self, org: str, ids: Sequence[str] | None = None, *, type: str | None = None, reason: str = "api",
-        requested_by: str = "",
+        self, org: str, ids: Sequence[str] | None = None, *, type: str | None = None, first: dt.date | None = None,
+        last: dt.date | None = None, exclude: Mapping[str, str] | None = None, route: str | None = None,
+        reason: str = "api", requested_by: str = "",
     ) -> ExportView:  # fmt: skip
         """Sends approved claims to the books, each exactly once or known to be uncertain; see `Exports.order`."""
-        return await self.exports.order(org, ids, type=type, reason=reason, requested_by=requested_by)
+        return await self.exports.order(
+            org, ids, type=type, first=first, last=last, exclude=exclude, route=route, reason=reason,
+            requested_by=requested_by,
+        )  # fmt: skip
 
     async def schedule_sync(
         self, org: str, type: str, *, cron: str | None = None, interval_s: int | None = None, zone: str = DEFAULT_ZONE,

@@ -4,230 +4,138 @@
                     → rejected               (over: the claim may be mended and taken again)
                     → unknown → accepted      (looked up and found)
                               → reserved      (looked up and not there)
+                              → released      (a person says that it is not there)
+    accepted → rejected                      (they took it and could not book it)
     reserved → released                       (never sent; the order was cancelled or failed)
+    accepted, posted → reversed               (the item that takes it back was accepted)
+    accepted, posted, unknown → superseded    (a person has the claim exported once more)
 
 ``sent`` is written before the adapter is called. What a worker leaves in that state when it dies is as uncertain as an
-answer that never came: it leaves by being looked up, and no other way.
+answer that never came: it leaves by being looked up, or by a person's word, and no other way.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
-import orjson
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from samband.contract import Receipt
-from samband.errors import AlreadyRunningError, StaleLeaseError
-from samband.rules.selecting import LIVE_STATES, Choice, Claim, choose, item_key
-from samband.store import audit
+from samband.store.batches import Batches
 from samband.store.database import Database
-from samband.store.models import ExportItem, Integration, Reimbursement, Run
-from samband.store.outbox import emit
-from samband.store.runs import Lease, Runs, fenced, owned
+from samband.store.models import ExportItem, Integration, Run
+from samband.store.reserving import FOLLOW_UP, MAX_CLAIMS, UNSETTLED, Order, Plan, Reserving
+from samband.store.runs import Runs
+from samband.store.settling import UNCERTAIN, Settling, Taken, Way
+
+__all__ = [
+    "FOLLOW_UP",
+    "MAX_CLAIMS",
+    "UNCERTAIN",
+    "UNSETTLED",
+    "Ledger",
+    "Order",
+    "Plan",
+    "Taken",
+    "Way",
+]
 
 _item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
 
-MAX_CLAIMS = 10_000
-"""Claims that one order takes at most; the rest stays approved for the next one."""
+STEPS_S: Final = (15.0, 60.0, 300.0, 3600.0, 21_600.0)
+"""Ages at which the other side is asked about an item; beyond the last one it is asked again after as long as that."""
 
-UNCERTAIN = ("sent", "unknown")
+_NOT_OVER: Final = ("queued", "running", "waiting", "held")
+_AFTER_FAILURE_S: Final = 900.0
+"""How long after an export that failed, or was cancelled, the next one is not ordered without a person."""
+_NEEDS_A_PERSON: Final = ("needs_reauthentication", "misconfigured")
 
 
-class Ledger:
+class Ledger(Reserving, Settling, Batches):
     """Every statement about exports."""
 
     def __init__(self, database: Database, runs: Runs) -> None:
-        self._db = database
-        self._runs = runs
+        Reserving.__init__(self, database, runs)
 
-    # ── reserving ────────────────────────────────────────────────────────────
+    # ── following up ─────────────────────────────────────────────────────────
 
-    async def reserve(
-        self, integration: Integration, *, claim_ids: Sequence[str] | None, stream: str, plugin_version: str,
-        account: str, reason: str, requested_by: str,
-    ) -> tuple[Run | None, Choice]:  # fmt: skip
-        """Reserves what can go out and orders the run that sends it, in one transaction.
-
-        Gives no run when there is nothing to send. Two orders that overlap never take the same claim: they are served one
-        after the other, and the partial unique index stands behind that.
-
-        Raises:
-            AlreadyRunningError: An export of the integration is still alive; nothing was reserved.
-        """
-        org = integration.organization_id
-        async with self._db.write() as conn:
-            await one_at_a_time(conn, org)
-            choice = choose(claim_ids, await self._claims(conn, org, claim_ids))
-            run: Run | None = None
-            if choice.taken or await self._has_uncertain(conn, integration.id):
-                run = await self._runs.order_in(
-                    conn, organization_id=org, integration_id=integration.id, plugin=integration.plugin,
-                    plugin_version=plugin_version, operation="export", streams=[stream], full=False, reason=reason,
-                    requested_by=requested_by, account=account, expected_total=len(choice.taken),
-                )  # fmt: skip
-                if run is None:
-                    raise AlreadyRunningError(run_id=await self._live(conn, integration.id))
-                await self._add_items(conn, integration, choice.taken, run.id, stream)
-                detail = {"run": run.id, "claims": len(choice.taken), "skipped": len(choice.skipped)}
-                await audit.record(conn, org, "export.ordered", f"integration/{integration.id}", detail)
-        return run, choice
-
-    async def _claims(
-        self, conn: AsyncConnection, organization_id: str, claim_ids: Sequence[str] | None
-    ) -> list[Claim]:
-        # Wherever it went: a claim that is in one set of books must not be put into another by itself.
-        mine = sa.and_(_item.c.organization_id == _claim.c.organization_id, _item.c.reimbursement_id == _claim.c.id)
-        live = sa.select(_item.c.state).where(mine, _item.c.state.in_(LIVE_STATES)).limit(1)
-        query = sa.select(
-            _claim.c.id, _claim.c.version, _claim.c.status,
-            live.correlate(_claim).scalar_subquery().label("item_state"),
-            sa.select(sa.func.count()).select_from(_item).where(mine).correlate(_claim).scalar_subquery().label("exports"),
-        ).where(_claim.c.organization_id == organization_id)  # fmt: skip
-        if claim_ids is None:
-            query = query.where(_claim.c.status == "approved", ~sa.exists(live.correlate(_claim)))
-        else:
-            query = query.where(_claim.c.id.in_(claim_ids))
-        rows = await conn.execute(query.order_by(_claim.c.id).limit(MAX_CLAIMS))
-        return [Claim(**row._mapping) for row in rows]
-
-    async def _add_items(
-        self, conn: AsyncConnection, integration: Integration, claims: Sequence[Claim], run_id: str, stream: str
-    ) -> None:
-        now, org = dt.datetime.now(dt.UTC), integration.organization_id
-        rows = [
-            {
-                "key": item_key(org, integration.id, claim.id, claim.exports + 1), "organization_id": org,
-                "integration_id": integration.id, "reimbursement_id": claim.id, "version": claim.version,
-                "number": claim.exports + 1, "run_id": run_id, "stream": stream, "state": "reserved", "fence": 0,
-                "attempts": 0, "message": "", "reason": "", "created_at": now,
-            }
-            for claim in claims
-        ]  # fmt: skip
-        if rows:
-            await conn.execute(sa.insert(_item), rows)
-
-    async def _has_uncertain(self, conn: AsyncConnection, integration_id: str) -> bool:
-        doubtful = sa.and_(_item.c.integration_id == integration_id, _item.c.state.in_((*UNCERTAIN, "reserved")))
-        return await conn.scalar(sa.select(_item.c.key).where(doubtful).limit(1)) is not None
-
-    async def _live(self, conn: AsyncConnection, integration_id: str) -> str:
-        live = sa.and_(
-            _run.c.integration_id == integration_id, _run.c.operation == "export",
-            _run.c.state.in_(("queued", "running", "waiting", "held")),
-        )  # fmt: skip
-        return str(await conn.scalar(sa.select(_run.c.id).where(live)))
-
-    # ── sending ──────────────────────────────────────────────────────────────
-
-    async def take(self, lease: Lease, limit: int) -> list[tuple[ExportItem, Mapping[str, Any]]]:
-        """Marks the next reserved items as sent, before they are, and gives each with its claim's values.
-
-        Raises:
-            StaleLeaseError: Another worker owns the run now; nothing was marked.
-            RunCancelledError: Somebody cancelled the run; nothing was marked. What was sent before is settled all the same.
-        """
-        now = dt.datetime.now(dt.UTC)
-        async with self._db.write() as conn:
-            asked = fenced(sa.update(_run), lease).values(fence=_run.c.fence).returning(_run.c.cancel_requested_at)
-            owned((await conn.execute(asked)).one_or_none())
-            mine = sa.and_(_item.c.integration_id == lease.integration_id, _item.c.state == "reserved")
-            chosen = sa.select(_item.c.key).where(mine).order_by(_item.c.created_at, _item.c.key).limit(limit)
-            marked = sa.update(_item).where(_item.c.key.in_(chosen)).values(
-                state="sent", sent_at=now, attempts=_item.c.attempts + 1, fence=lease.fence, run_id=lease.run_id
-            )  # fmt: skip
-            items = [ExportItem(**row._mapping) for row in await conn.execute(marked.returning(_item))]
-            ids = [item.reimbursement_id for item in items]
-            told = sa.select(_claim.c.id, _claim.c.body).where(
-                _claim.c.organization_id == lease.organization_id, _claim.c.id.in_(ids)
+    async def to_follow_up(
+        self, limit: int, *, steps_s: Sequence[float] = STEPS_S, up_to_days: float = 90.0
+    ) -> list[Integration]:
+        """Gives enabled integrations with items that somebody should ask about, or send, and no export under way."""
+        due = sa.or_(_item.c.state == "reserved", self._is_due(steps_s, up_to_days))
+        mine = _run.c.integration_id == _integration.c.id
+        exports = sa.and_(mine, _run.c.operation == "export")
+        under_way = sa.exists().where(exports, _run.c.state.in_(_NOT_OVER))
+        # A person sees a failed run; a failing one every few seconds would help nobody. One that did better since lifts it.
+        other = _run.alias("other")
+        newest = sa.select(sa.func.max(other.c.id)).where(
+            other.c.integration_id == _integration.c.id, other.c.operation == "export"
+        )
+        failed = sa.exists().where(
+            exports,
+            _run.c.id == newest.correlate(_integration).scalar_subquery(),
+            _run.c.state.in_(("failed", "cancelled")),
+            _run.c.finished_at > self._db.after(-_AFTER_FAILURE_S),
+        )
+        query = (
+            sa.select(_integration)
+            .where(
+                _integration.c.state == "enabled",
+                _integration.c.connection.not_in(_NEEDS_A_PERSON),
+                sa.exists().where(_item.c.integration_id == _integration.c.id, due),
+                ~under_way,
+                ~failed,
             )
-            bodies = {row.id: row.body for row in await conn.execute(told)}
-        items.sort(key=lambda item: (item.created_at, item.key))
-        return [(item, bodies[item.reimbursement_id]) for item in items]
-
-    async def settle(self, lease: Lease, receipts: Sequence[Receipt], *, from_states: Sequence[str]) -> dict[str, int]:
-        """Writes what became of items, each with an event; gives how many ended how.
-
-        Raises:
-            StaleLeaseError: Another worker owns the run now; nothing was written, and it will look the items up.
-        """
-        counts = {"accepted": 0, "rejected": 0, "unknown": 0}
-        async with self._db.write() as conn:
-            await self._demand_lease(conn, lease)
-            for receipt in receipts:
-                if await self._settle_one(conn, lease, receipt, from_states):
-                    counts[receipt.state] += 1
-            done = {"created": counts["accepted"], "failed": counts["rejected"]}
-            changed: dict[str, Any] = {name: _run.c[name] + n for name, n in done.items() if n}
-            if done["created"] or done["failed"]:
-                changed |= {"attempt": 0, "progress_at": dt.datetime.now(dt.UTC)}
-            if changed:
-                await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**changed))
-        return counts
-
-    async def _settle_one(
-        self, conn: AsyncConnection, lease: Lease, receipt: Receipt, from_states: Sequence[str]
-    ) -> bool:
-        is_known = receipt.state != "unknown"
-        values = {
-            "state": receipt.state, "reference": receipt.reference, "code": receipt.code, "field": receipt.field,
-            "message": receipt.message, "evidence": _evidence(receipt),
-            "settled_at": dt.datetime.now(dt.UTC) if is_known else None,
-        }  # fmt: skip
-        mine = sa.and_(
-            _item.c.key == receipt.key, _item.c.integration_id == lease.integration_id,
-            _item.c.state.in_(from_states),
-        )  # fmt: skip
-        settled = sa.update(_item).where(mine).values(**values)
-        row = (await conn.execute(settled.returning(_item.c.reimbursement_id, _item.c.version))).one_or_none()
-        if row is None:
-            return False
-        told = {
-            "key": receipt.key, "reimbursement": row.reimbursement_id, "version": row.version, "state": receipt.state,
-            "integration": lease.integration_id, "run": lease.run_id, "reference": receipt.reference,
-            "code": receipt.code, "field": receipt.field,
-        }  # fmt: skip
-        data = {name: value for name, value in told.items() if value is not None}
-        subject = f"reimbursement/{row.reimbursement_id}"
-        await emit(conn, lease.organization_id, f"no.samband.export.{receipt.state}.v1", subject, data)
-        return True
-
-    async def give_back(self, lease: Lease, keys: Sequence[str], *, from_states: Sequence[str]) -> int:
-        """Makes items reserved again that are certain not to have arrived; gives how many."""
-        async with self._db.write() as conn:
-            await self._demand_lease(conn, lease)
-            mine = sa.and_(
-                _item.c.key.in_(list(keys)), _item.c.integration_id == lease.integration_id,
-                _item.c.state.in_(from_states),
-            )  # fmt: skip
-            answer = await conn.execute(
-                sa.update(_item).where(mine).values(state="reserved", sent_at=None, run_id=lease.run_id)
-            )
-        return int(answer.rowcount)
-
-    async def uncertain(
-        self, integration_id: str, limit: int, *, settle_after_s: float, after: str = ""
-    ) -> list[tuple[ExportItem, bool]]:
-        """Gives items whose fate nobody knows, in the order of their keys, and whether each has been out long enough.
-
-        Args:
-            settle_after_s: How long, by the database's clock, before not being found means that it never arrived.
-        """
-        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state.in_(UNCERTAIN), _item.c.key > after)
-        is_judged = sa.func.coalesce(_item.c.sent_at <= self._db.after(-settle_after_s), sa.true()).label("is_judged")
+            .order_by(_integration.c.id)
+            .limit(limit)
+        )
         async with self._db.read() as conn:
-            rows = (
-                await conn.execute(sa.select(_item, is_judged).where(mine).order_by(_item.c.key).limit(limit))
-            ).all()
-        return [
-            (ExportItem(**{c.name: row._mapping[c.name] for c in _item.columns}), bool(row.is_judged)) for row in rows
-        ]
+            return [Integration(**row._mapping) for row in await conn.execute(query)]
+
+    async def follow_up(
+        self, integration: Integration, *, streams: Sequence[str], plugin_version: str, account: str
+    ) -> str | None:
+        """Orders a run that finds out what became of items, and sends what waits; None when an export is under way."""
+        async with self._db.write() as conn:
+            run = await self._runs.order_in(
+                conn, organization_id=integration.organization_id, integration_id=integration.id,
+                plugin=integration.plugin, plugin_version=plugin_version, operation="export", streams=list(streams),
+                full=False, reason=FOLLOW_UP, requested_by="", account=account,
+            )  # fmt: skip
+        return None if run is None else run.id
+
+    async def accepted_due(
+        self, integration_id: str, limit: int, *, steps_s: Sequence[float] = STEPS_S, up_to_days: float = 90.0,
+        after: str = "",
+    ) -> list[ExportItem]:  # fmt: skip
+        """Gives accepted items whose booking should be asked about now, in the order of their keys."""
+        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state == "accepted", _item.c.key > after)
+        query = sa.select(_item).where(mine, self._is_due(steps_s, up_to_days)).order_by(_item.c.key).limit(limit)
+        async with self._db.read() as conn:
+            return [ExportItem(**row._mapping) for row in await conn.execute(query)]
+
+    async def ask_again(self, organization_id: str, keys: Sequence[str]) -> None:
+        """Has the other side asked about items as soon as possible: something has been heard of them."""
+        mine = sa.and_(_item.c.organization_id == organization_id, _item.c.key.in_(list(keys)))
+        async with self._db.write() as conn:
+            await conn.execute(sa.update(_item).where(mine).values(looked_up_at=None))
+
+    def _is_due(self, steps_s: Sequence[float], up_to_days: float) -> sa.ColumnElement[bool]:
+        """Says of an open item that it has come to an age at which it has not been asked about yet."""
+        since = sa.func.coalesce(_item.c.accepted_at, _item.c.sent_at, _item.c.created_at)
+        age, asked_at = self._seconds(self._db.now(), since), self._seconds(_item.c.looked_up_at, since)
+        passed = [sa.and_(age >= step, sa.func.coalesce(asked_at, -1.0) < step) for step in steps_s]
+        again = self._seconds(self._db.now(), _item.c.looked_up_at) >= steps_s[-1]
+        is_open = sa.and_(_item.c.state.in_(("accepted", *UNCERTAIN)), age < up_to_days * 86_400.0)
+        return sa.and_(is_open, sa.or_(*passed, again))
+
+    def _seconds(self, later: sa.ColumnElement[Any], earlier: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
+        if self._db.is_sqlite:
+            return (sa.func.julianday(later) - sa.func.julianday(earlier)) * 86_400.0
+        return sa.cast(sa.extract("epoch", later - earlier), sa.Float)
 
     # ── listings ─────────────────────────────────────────────────────────────
 
@@ -249,24 +157,3 @@ class Ledger:
         async with self._db.read() as conn:
             rows = await conn.execute(query.order_by(_item.c.key).limit(limit))
             return [ExportItem(**row._mapping) for row in rows]
-
-    async def _demand_lease(self, conn: AsyncConnection, lease: Lease) -> None:
-        answer = await conn.execute(fenced(sa.update(_run), lease).values(fence=_run.c.fence))
-        if answer.rowcount != 1:
-            raise StaleLeaseError("Another worker owns this run now.")
-
-
-async def one_at_a_time(conn: AsyncConnection, organization_id: str) -> None:
-    """Has everything that reserves or changes an organisation's claims wait for what does so already.
-
-    By an advisory lock, which no run's own transactions take; on SQLite the transaction itself has that effect.
-    """
-    if conn.dialect.name == "postgresql":
-        lock = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:whose, 7226224))")
-        await conn.execute(lock, {"whose": organization_id})
-
-
-def _evidence(receipt: Receipt) -> dict[str, Any]:
-    """Gives what is kept as proof: their reference and a digest of all they said."""
-    told = [receipt.key, receipt.state, receipt.reference, receipt.code, receipt.field, receipt.message]
-    return {"reference": receipt.reference, "digest": hashlib.sha256(orjson.dumps(told)).hexdigest()}

@@ -41,6 +41,31 @@ async def emit(conn: AsyncConnection, organization_id: str, type: str, subject: 
     return int(seq or 0)
 
 
+async def emit_all(
+    conn: AsyncConnection, organization_id: str, events: Sequence[tuple[str, str, Mapping[str, Any]]]
+) -> None:
+    """Adds events (type, subject, data) in their order, in as few statements as one would take."""
+    if not events:
+        return
+    for type, _, data in events:
+        check_data(type, data)
+    last = await conn.scalar(
+        sa.update(_organization)
+        .where(_organization.c.id == organization_id)
+        .values(event_seq=_organization.c.event_seq + len(events))
+        .returning(_organization.c.event_seq)
+    )
+    first, now = int(last or 0) - len(events) + 1, dt.datetime.now(dt.UTC)
+    rows = [
+        {
+            "organization_id": organization_id, "seq": first + offset, "event_id": new_id(), "type": type,
+            "subject": subject, "data": dict(data), "created_at": now,
+        }
+        for offset, (type, subject, data) in enumerate(events)
+    ]  # fmt: skip
+    await conn.execute(sa.insert(_outbox), rows)
+
+
 async def insert_event(
     conn: AsyncConnection, organization_id: str, seq: int, type: str, subject: str, data: Mapping[str, Any],
     at: dt.datetime,

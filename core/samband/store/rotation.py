@@ -16,7 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.errors import StoreError
 from samband.store import audit
 from samband.store.database import Database
-from samband.store.models import Consent, Credential, Inbox, KeptAnswer, KeptToken, Subscription, Webhook
+from samband.store.models import (
+    Consent,
+    Credential,
+    DropPoint,
+    Inbox,
+    KeptAnswer,
+    KeptFile,
+    KeptToken,
+    Subscription,
+    Webhook,
+)
 from samband.store.vault import HEAD_BYTES, Vault
 
 __all__ = ["SEALED", "Rotated", "Rotation", "SealedColumn", "Verified", "keys_in_use"]
@@ -95,6 +105,8 @@ SEALED: tuple[SealedColumn, ...] = (
             (t.c.state == sa.literal_column("'received'"), (t.c.integration_id, t.c.id)),
         ),
     ),
+    _sealed(DropPoint, "secret", "integration_id", "drop"),
+    _sealed(KeptFile, "content", "id", "file", samples=lambda t: ((sa.true(), (t.c.id.desc(),)),)),
     _sealed(KeptAnswer, "answer", "caller route key", "answer", samples=lambda t: ((sa.true(), (t.c.created_at.desc(),)),)),
 )  # fmt: skip
 """All of them. The owner of a value is ``organisation/row/field``."""

@@ -100,7 +100,8 @@ async def tell(conn: AsyncConnection, run: sa.Row[Any], **data: Any) -> None:
 
 async def _release_items(conn: AsyncConnection, run_id: str) -> None:
     """Lets go of what an export run had reserved and never sent: the claims may be changed, and exported again."""
-    mine = sa.and_(_item.c.run_id == run_id, _item.c.state == "reserved")
+    # A reversal was agreed to by a person: it stays reserved, and goes out with the next run.
+    mine = sa.and_(_item.c.run_id == run_id, _item.c.state == "reserved", _item.c.purpose == "booking")
     await conn.execute(sa.update(_item).where(mine).values(state="released", settled_at=dt.datetime.now(dt.UTC)))
 
 
@@ -332,15 +333,19 @@ class Runs:
             notes = await conn.scalar(sa.select(_run.c.notes).where(_run.c.id == lease.run_id)) or []
             await conn.execute(fenced(sa.update(_run), lease).values(notes=[*notes, text][-MAX_NOTES:]))
 
-    async def succeed(self, lease: Lease, *, revision: int | None = None) -> str:
-        """Ends a run that read everything: ``succeeded``, or ``partial`` when records failed. Gives the state.
+    async def succeed(self, lease: Lease, *, revision: int | None = None, is_partial: bool = False) -> str:
+        """Ends a run that did everything: ``succeeded``, or ``partial`` when records failed. Gives the state.
 
         A dead letter about the same work is closed by it.
+
+        Args:
+            revision: Of the integration that the run went by.
+            is_partial: Something is left open all the same.
         """
         async with self._db.write() as conn:
             failed = await conn.scalar(sa.select(_run.c.failed).where(_run.c.id == lease.run_id))
             await self._set_connection(conn, lease, "connected", revision)
-            row = await self._finish(conn, lease, "partial" if failed else "succeeded", None)
+            row = await self._finish(conn, lease, "partial" if failed or is_partial else "succeeded", None)
             await letters.close_by(conn, row)
         return str(row.state)
 

@@ -14,22 +14,29 @@ from samband.store.api_keys import ApiKeys
 from samband.store.arrivals import Arrivals
 from samband.store.backfills import Backfills
 from samband.store.catalog import Catalog
+from samband.store.charts import Charts
 from samband.store.conditions import Conditions
+from samband.store.corrections import Corrections
 from samband.store.database import Database
 from samband.store.decisions import Decisions
 from samband.store.deliveries import Deliveries
 from samband.store.differences import Differences
+from samband.store.drops import Drops
 from samband.store.fairness import Bounds
 from samband.store.fanout import FanOut
 from samband.store.feeds import Feeds
+from samband.store.files import Files
 from samband.store.firings import Firings
 from samband.store.inbox import Inboxes
 from samband.store.ledger import Ledger
 from samband.store.letters import Letters
 from samband.store.lookout import Lookout
+from samband.store.mappings import Mappings
 from samband.store.outbox import Events
 from samband.store.page_writer import PageWriter
+from samband.store.reconciling import Reconciling
 from samband.store.reimbursements import Reimbursements
+from samband.store.reports import Reports
 from samband.store.rotation import Rotation
 from samband.store.runs import Runs
 from samband.store.schedules import Schedules
@@ -59,8 +66,11 @@ class Store:
         pages: Taking pages in.
         feeds: Listings.
         tokens: Kept tokens and consents.
+        corrections: Changes to claims that are in the books already.
         differences: What dry runs found out.
         backfills: Orders to read chosen records again, and what failed in a run.
+        mappings: How claims become vouchers, version by version.
+        charts: The other side's accounts and periods, as last read.
         events: What was committed for others to hear of.
         subscriptions: Whom events are sent to.
         fan_out: Making deliveries of events.
@@ -69,6 +79,10 @@ class Store:
         arrivals: Taking in what is delivered there.
         inbox: Deliveries that were taken in.
         trail: The audit trail, to be read and verified.
+        reconciling: Our half of a comparison with the other side's books.
+        files: Files that carried items out.
+        drops: Where such files go.
+        reports: What the other side says of items.
         rotation: Sealed values whatever table they stand in: missing keys, sealing again, proving that all open.
     """
 
@@ -99,11 +113,18 @@ class Store:
         self.inbox = Inboxes(database, self.runs)
         self.reimbursements = Reimbursements(database)
         self.ledger = Ledger(database, self.runs)
+        self.mappings = Mappings(database)
+        self.charts = Charts(database)
+        self.corrections = Corrections(database, self.ledger)
+        self.reconciling = Reconciling(database)
         self.conditions = Conditions(database)
         self.events = Events(database)
         self.subscriptions = Subscriptions(database, vault)
         self.fan_out = FanOut(database)
         self.deliveries = Deliveries(database)
+        self.files = Files(database, vault)
+        self.drops = Drops(database, vault)
+        self.reports = Reports(database)
         self.rotation = Rotation(database, vault)
 
     @classmethod

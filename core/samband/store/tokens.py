@@ -238,6 +238,8 @@ class Tokens:
         said = {
             "value": token.value.get_secret_value(), "header": token.header, "scheme": token.scheme,
             "refresh_token": refresh, "expires_at": None if token.expires_at is None else token.expires_at.isoformat(),
+            "hosts": None if token.hosts is None else sorted(token.hosts),
+            "fills": {name: secret.get_secret_value() for name, secret in token.fills.items()},
         }  # fmt: skip
         return {
             "revision": standing.credential_revision, "generation": generation, "sealed": self._seal(claim, said),
@@ -337,10 +339,12 @@ def _consent_owner(consent: PendingConsent) -> str:
 
 
 def _access(sealed: Mapping[str, Any], found: sa.Row[Any]) -> KeptAccess:
-    refresh, expires_at = sealed.get("refresh_token"), sealed.get("expires_at")
+    refresh, expires_at, hosts = sealed.get("refresh_token"), sealed.get("expires_at"), sealed.get("hosts")
     token = Token(
         value=SecretStr(sealed["value"]), header=sealed["header"], scheme=sealed["scheme"],
         expires_at=None if expires_at is None else dt.datetime.fromisoformat(expires_at),
         refresh_token=None if refresh is None else SecretStr(refresh),
+        hosts=None if hosts is None else tuple(hosts),
+        fills={name: SecretStr(value) for name, value in sealed.get("fills", {}).items()},
     )  # fmt: skip
     return KeptAccess(token=token, renew_at=found.renew_at, renewed_at=found.updated_at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from samband.adapters.adapter import Adapter, AdapterOptions, Connection
 from samband.adapters.forms import secrets_of
 from samband.adapters.reading import Reading
 from samband.adapters.registry import Registry
+from samband.adapters.wire import secrets_of_token
 from samband.contract import Check, Context, HttpResponse, HttpSession, Limits, Manifest, Page, Record, Selection, Token
 from samband.errors import SambandError
 from samband.http import Outbound
@@ -166,7 +167,8 @@ class PluginDriver:
             token: Token = await self._hook("authenticate")(ctx=ctx)
         finally:
             self._sign_in_calls.update((call.method, call.url) for call in self._proxy.calls[before:])
-        self._redactor.add(token.value)
+        for secret in secrets_of_token(token):
+            self._redactor.add(secret)
         return token
 
     async def check(self) -> Check:
@@ -389,6 +391,12 @@ class _HurriedSession:
         if limit_s is not None:
             options["timeout_s"] = limit_s
         return await self._session.request(method, url, **options)
+
+    async def renew_token(self) -> None:
+        await self._session.renew_token()
+
+    async def fill_names(self) -> Collection[str]:
+        return await self._session.fill_names()
 
 
 def texts_of(error: BaseException) -> list[str]:

@@ -112,8 +112,18 @@ class _NoNetwork:
     """The session of a context that was made without one."""
 
     async def request(self, method: str, url: str, **_: Any) -> HttpResponse:
-        raise ConfigurationError(
-            f"The hook wanted to send {method} {url.partition('?')[0]}, but this context has no HTTP session.",
+        raise self._refusal(f"send {method} {url.partition('?')[0]}")
+
+    async def renew_token(self) -> None:
+        raise self._refusal("have the token renewed")
+
+    async def fill_names(self) -> frozenset[str]:
+        raise self._refusal("know what the token holds")
+
+    @staticmethod
+    def _refusal(wanted: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"The hook wanted to {wanted}, but this context has no HTTP session.",
             hint="Pass fake_context(http=…) a session, for instance one from samband.testing.connect.",
         )
 

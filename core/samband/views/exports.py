@@ -1,31 +1,28 @@
-"""Reimbursements, and what became of each one that was sent away."""
+"""What became of each reimbursement that was sent away."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from samband.views.shapes import RunView, View
 
-__all__ = ["ExportItemView", "ExportView", "ReimbursementView", "SkippedView"]
+__all__ = [
+    "BatchView",
+    "ExportItemView",
+    "ExportPreviewView",
+    "ExportView",
+    "OverlapView",
+    "RepeatView",
+    "SkippedView",
+    "VoucherSumView",
+]
 
-ItemState = Literal["reserved", "sent", "accepted", "posted", "rejected", "unknown", "released"]
-
-
-class ReimbursementView(View):
-    """A claim as the platform last told it."""
-
-    id: str
-    organization: str
-    version: int = Field(description="Raised by every change; the ETag of the resource.")
-    status: Literal["draft", "submitted", "approved", "rejected", "withdrawn"]
-    total: str = Field(description="Sum of the lines' amounts, as text with two decimals.")
-    currency: str
-    values: dict[str, Any]
-    created_at: dt.datetime
-    updated_at: dt.datetime
+ItemState = Literal[
+    "reserved", "sent", "accepted", "posted", "rejected", "unknown", "released", "reversed", "superseded"
+]
 
 
 class ExportItemView(View):
@@ -40,20 +37,46 @@ class ExportItemView(View):
     state: ItemState
     run: str | None = None
     attempts: int
+    purpose: Literal["booking", "reversal"] = "booking"
+    reverses: str | None = Field(default=None, description="Of a reversal: key of the item that it takes back.")
+    voucher_number: int | None = Field(default=None, description="The same on every route; null for a claim as such.")
+    mapping_version: int | None = Field(default=None, description="Of the mapping that the voucher was made with.")
+    period: str | None = Field(default=None, description="The month it is booked in, for instance 2026-03.")
+    route: str | None = Field(default=None, description="The way it went; null for a plugin that has but one.")
     reference: str | None = Field(default=None, description="The other system's id for what was booked.")
     code: str | None = None
     field: str | None = None
     message: str = Field(default="", description="The other system's own words.")
+    reason: str = Field(default="", description="Why a person, or a correction, brought it into its state.")
+    digest: str | None = Field(default=None, description="SHA-256 over all that the other system said of it last.")
+    told: dict[str, str] = Field(default_factory=dict, description="What the other system said of it, kept as proof.")
+    passed_over: dict[str, str] = Field(default_factory=dict, description="Ways it did not go, and why.")
     created_at: dt.datetime
     sent_at: dt.datetime | None = None
     settled_at: dt.datetime | None = None
+    accepted_at: dt.datetime | None = None
+    posted_at: dt.datetime | None = None
+    looked_up_at: dt.datetime | None = Field(default=None, description="When the other system was last asked about it.")
 
 
 class SkippedView(View):
     """A claim that was asked for and did not go out."""
 
     id: str
-    reason: Literal["not_found", "not_approved", "on_its_way", "already_exported", "outcome_unknown"]
+    reason: Literal[
+        "not_found", "not_approved", "on_its_way", "already_exported", "outcome_unknown", "excluded", "unpostable"
+    ]
+    code: str | None = Field(default=None, description="With unpostable: what is wrong with the claim.")
+    field: str | None = Field(default=None, description="With unpostable: which of its fields.")
+    message: str = Field(default="", description="With unpostable the way out, with excluded the reason given.")
+
+
+class OverlapView(View):
+    """An earlier batch with claims that were approved on the same days. A warning: no claim goes out twice for it."""
+
+    run: str
+    days: list[str]
+    claims: int
 
 
 class ExportView(View):
@@ -63,3 +86,63 @@ class ExportView(View):
     run: RunView | None = Field(default=None, description="The run that sends; null when there was nothing to send.")
     reserved: list[str] = Field(default_factory=list, description="Ids of the claims that go out.")
     skipped: list[SkippedView] = Field(default_factory=list)
+    totals: dict[str, str] = Field(default_factory=dict, description="Currency → what the claims that go out come to.")
+    mapping_version: int | None = None
+    overlaps: list[OverlapView] = Field(default_factory=list, description="Warnings.")
+
+
+class VoucherSumView(View):
+    """What one claim would come to in the books."""
+
+    claim: str
+    number: int
+    date: str
+    period: str
+    currency: str
+    amount: str = Field(description="Sum of its debit lines.")
+    lines: int
+
+
+class ExportPreviewView(View):
+    """What an order to export would come to now; nothing is written."""
+
+    type: str
+    count: int = Field(description="How many claims would go out.")
+    claims: list[str] = Field(default_factory=list, description="Their ids.")
+    skipped: list[SkippedView] = Field(default_factory=list)
+    totals: dict[str, str] = Field(default_factory=dict, description="Currency → what the claims come to.")
+    mapping_version: int | None = None
+    vouchers: list[VoucherSumView] = Field(default_factory=list, description="The first 500; empty for plain claims.")
+    overlaps: list[OverlapView] = Field(default_factory=list, description="Warnings.")
+
+
+class RepeatView(View):
+    """A claim that is exported once more."""
+
+    reimbursement: str
+    item: str = Field(description="Key of the new item.")
+    run: RunView
+
+
+class BatchView(View):
+    """What one run has sent, or is about to."""
+
+    run: str
+    type: str
+    state: Literal["queued", "running", "waiting", "held", "succeeded", "partial", "failed", "cancelled"]
+    outcome: Literal["open", "booked", "accepted", "uncertain", "refused", "partly", "released"] = Field(
+        description="What its items come to; partly when they differ."
+    )
+    reason: str = Field(description="Why the run was ordered, for instance api or follow_up.")
+    requested_by: str
+    items: int
+    states: dict[str, int] = Field(description="State of an item → how many are in it.")
+    totals: dict[str, str] = Field(description="Currency → sum; what was taken back counts below zero.")
+    routes: list[str]
+    period_first: str | None = Field(default=None, description="The earliest month that they are booked in.")
+    period_last: str | None = Field(default=None, description="The latest one.")
+    acknowledgements: list[str] = Field(default_factory=list, description="Ids of the files that carried them.")
+    claims: list[str] = Field(description="Ids of the claims: all of one batch, in a listing the first 20.")
+    error: str | None = Field(default=None, description="Code of what the run failed with.")
+    created_at: dt.datetime
+    finished_at: dt.datetime | None = None

@@ -121,3 +121,17 @@ async def test_some_that_worked_and_hang_all_of_a_sudden_do_not_slow_another_of_
         await until(lambda: sum(len(receiver.received) for receiver in dead) >= 6)
         await until(lambda: len(healthy.received) == 11)
         await arrives(store, healthy, "hlf")
+
+
+async def test_dispatcher_ends_when_it_is_told_to_just_as_a_delivery_ends(
+    store: Store, outbound: Outbound, clock: Clock
+) -> None:
+    for turns in range(4):  # of the loop, between the end of a delivery and the end of the host
+        dispatcher = new_dispatcher(store, outbound, clock)
+        task = asyncio.create_task(dispatcher.run())
+        await asyncio.sleep(0.1)
+        dispatcher._freed.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        assert (set(), True) == ((await asyncio.wait([task], timeout=10))[1], task.cancelled())

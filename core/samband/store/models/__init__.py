@@ -11,6 +11,7 @@ from samband.store.models.events import EventAttempt, EventDelivery, Outbox, Sub
 from samband.store.models.exports import (
     ChartCopy,
     Correction,
+    DropPoint,
     ExportItem,
     KeptFile,
     Mapping,
@@ -38,6 +39,7 @@ __all__ = [
     "Credential",
     "DeadLetter",
     "Difference",
+    "DropPoint",
     "EventAttempt",
     "EventDelivery",
     "ExportItem",

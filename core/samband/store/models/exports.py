@@ -10,6 +10,8 @@ from sqlmodel import Field
 from samband.store.columns import Json, Table, count, instant, json, text
 
 NOT_OVER = "state IN ('reserved', 'sent', 'accepted', 'posted', 'unknown')"
+LIVE_BOOKING = f"purpose = 'booking' AND {NOT_OVER}"
+LIVE_REVERSAL = f"purpose = 'reversal' AND {NOT_OVER}"
 
 
 class Reimbursement(Table, table=True):
@@ -40,8 +42,13 @@ class ExportItem(Table, table=True):
     __tablename__ = "export_item"
     __table_args__ = (
         sa.Index(
-            "uq_export_item_live", "organization_id", "reimbursement_id", "purpose", unique=True,
-            sqlite_where=sa.text(NOT_OVER), postgresql_where=sa.text(NOT_OVER),
+            "uq_export_item_live", "organization_id", "reimbursement_id", unique=True,
+            sqlite_where=sa.text(LIVE_BOOKING), postgresql_where=sa.text(LIVE_BOOKING),
+        ),
+        # A claim that is booked anew after a reversal may be reversed again; the same booking may not.
+        sa.Index(
+            "uq_export_item_reversal", "organization_id", "reverses", unique=True,
+            sqlite_where=sa.text(LIVE_REVERSAL), postgresql_where=sa.text(LIVE_REVERSAL),
         ),
         sa.Index("ix_export_item_claim", "organization_id", "reimbursement_id"),
         sa.Index("ix_export_item_run", "run_id"),
@@ -182,3 +189,17 @@ class KeptFile(Table, table=True):
     created_at: dt.datetime = instant()
     delivered_at: dt.datetime | None = instant(nullable=True)
     acknowledged_at: dt.datetime | None = instant(nullable=True)
+
+
+class DropPoint(Table, table=True):
+    """Where an integration's files go. ``secret`` is sealed and never read back; ``hint`` is its last four characters."""
+
+    __tablename__ = "drop_point"
+
+    integration_id: str = Field(primary_key=True, foreign_key="integration.id", ondelete="CASCADE")
+    organization_id: str = Field(foreign_key="organization.id", nullable=False)
+    settings: dict[str, Any] = json()
+    secret: bytes | None = Field(default=None, sa_type=sa.LargeBinary, nullable=True)
+    hint: str = text(default="", length=8)
+    revision: int = Field(default=1, nullable=False)
+    updated_at: dt.datetime = instant()

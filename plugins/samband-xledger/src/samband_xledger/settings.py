@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from samband import CredentialsModel, SettingsModel
+from samband_xledger.layouts import CsvLayout, XmlLayout
 
 RouteName = Literal["graphql", "soap", "file"]
 
@@ -40,7 +41,9 @@ class XledgerSettings(SettingsModel):
         default="GL", title="Transaction source", description="Used where the mapping names none."
     )
     job_level: int | None = Field(
-        default=1, title="Job level", description="How far Xledger's import job carries the lines (dbSubId); null leaves it out."
+        default=1,
+        title="Job level",
+        description="How far Xledger's import job carries the lines (dbSubId); null leaves it out.",
     )
     dimension_fields: dict[
         str, Literal["glObject1", "glObject2", "glObject3", "glObject4", "glObject5", "project", "xgl"]
@@ -49,27 +52,64 @@ class XledgerSettings(SettingsModel):
         title="Dimensions",
         description="Name of a dimension in the mapping → the field it has in this tenant.",
     )
+    dimension_kinds: dict[str, str] = Field(
+        default={},
+        title="Kinds of dimensions",
+        description="Name of a dimension in the mapping → name of the object kind that has its values in this tenant; one that"
+        " is left out cannot be checked against Xledger's lists. Projects need no entry.",
+    )
+    subledger_types: dict[Literal["employee", "supplier"], str] = Field(
+        default={},
+        title="Subledger transaction types",
+        description="Payee → code of the subledger's transaction type (slTransactionType); left out, Xledger's default counts.",
+    )
     import_code: Annotated[str, StringConstraints(min_length=1, max_length=40)] = Field(
         default="GL02XML", title="Import code", description="The tenant's import definition for files sent over SOAP."
     )
-    soap_version: Literal["1.1", "1.2"] = Field(default="1.2", title="SOAP version", description="Which binding is used.")
-    soap_settle_after_h: Annotated[int, Field(ge=1, le=720)] = Field(
-        default=26,
+    xml_layout: XmlLayout = Field(
+        default=XmlLayout(),
+        title="XML layout",
+        description="Elements of the files sent over SOAP, as the import definition wants them.",
+    )
+    csv_layout: CsvLayout = Field(
+        default=CsvLayout(),
+        title="CSV layout",
+        description="Columns of the files for the drop folder, as the import definition wants them.",
+    )
+    soap_version: Literal["1.1", "1.2"] = Field(
+        default="1.2", title="SOAP version", description="Which binding is used."
+    )
+    soap_settle_after_h: Annotated[float, Field(gt=0, le=720)] = Field(
+        default=26.0,
         title="Import job latest after",
-        description="Hours after which an uploaded file must have been imported; before, one that is not found is not sent again.",
+        description="Hours after which an uploaded file must have been imported; one not found before that is not sent again.",
     )
     logon_key_lifetime_min: Annotated[int, Field(ge=1, le=1440)] = Field(
         default=20, title="Log-on key lifetime", description="Minutes after which a new log-on key is fetched."
     )
     monthly_requests: Annotated[int, Field(ge=1)] | None = Field(
-        default=5000, title="Requests a month", description="What the licence covers; a warning is given at 80 %. Null for no limit."
+        default=5000,
+        title="Requests a month",
+        description="What the licence covers; a warning is given at 80 %. Null for no limit.",
+    )
+    page_size: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=2_000, title="Page size", description="Rows that one request reads at most."
+    )
+    bookings: bool = Field(
+        default=False,
+        title="Read bookings",
+        description="Reads everything that is posted as the stream of bookings; the token then needs the right to Transaction.",
     )
     webhook_subject: Literal["transactions", "journalHeaders"] = Field(
         default="transactions", title="Webhook subject", description="What the subscription at Xledger delivers."
     )
-    graphql_url: str | None = Field(default=None, title="GraphQL address", description="Only where it is not the vendor's own.")
+    graphql_url: str | None = Field(
+        default=None, title="GraphQL address", description="Only where it is not the vendor's own."
+    )
     soap_url: str | None = Field(
-        default=None, title="SOAP address", description="Beginning of the services' addresses, only where it is not the vendor's own."
+        default=None,
+        title="SOAP address",
+        description="Beginning of the services' addresses, only where it is not the vendor's own.",
     )
 
     @model_validator(mode="after")
@@ -95,6 +135,16 @@ class XledgerSettings(SettingsModel):
     @property
     def soap_host(self) -> str:
         return _place(self.soap_endpoint)
+
+    @property
+    def account(self) -> str:
+        """Whom limits and the monthly requests are counted for."""
+        return f"{self.environment}/{self.entity_code}"
+
+    @property
+    def ways(self) -> tuple[RouteName, ...]:
+        """The routes in use."""
+        return (self.pinned_route,) if self.pinned_route else self.routes
 
     @property
     def application(self) -> str:

@@ -17,7 +17,8 @@ branch_labels = None
 depends_on = None
 
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-OWNED = ("chart_copy", "correction", "kept_file", "mapping", "reimbursement_version")
+LIVE = "state IN ('reserved', 'sent', 'accepted', 'posted', 'unknown')"
+OWNED = ("chart_copy", "correction", "drop_point", "kept_file", "mapping", "reimbursement_version")
 
 
 def upgrade() -> None:
@@ -66,10 +67,18 @@ def _extend_items() -> None:
     op.create_index(
         "uq_export_item_live",
         "export_item",
-        ["organization_id", "reimbursement_id", "purpose"],
+        ["organization_id", "reimbursement_id"],
         unique=True,
-        sqlite_where=sa.text("state IN ('reserved', 'sent', 'accepted', 'posted', 'unknown')"),
-        postgresql_where=sa.text("state IN ('reserved', 'sent', 'accepted', 'posted', 'unknown')"),
+        sqlite_where=sa.text(f"purpose = 'booking' AND {LIVE}"),
+        postgresql_where=sa.text(f"purpose = 'booking' AND {LIVE}"),
+    )
+    op.create_index(
+        "uq_export_item_reversal",
+        "export_item",
+        ["organization_id", "reverses"],
+        unique=True,
+        sqlite_where=sa.text(f"purpose = 'reversal' AND {LIVE}"),
+        postgresql_where=sa.text(f"purpose = 'reversal' AND {LIVE}"),
     )
     op.create_index("ix_export_item_period", "export_item", ["organization_id", "period"], unique=False)
     op.create_index(
@@ -141,6 +150,21 @@ def _create_tables() -> None:
         ),
         sa.ForeignKeyConstraint(["organization_id"], ["organization.id"], name=op.f("fk_chart_copy_organization_id")),
         sa.PrimaryKeyConstraint("integration_id", name=op.f("pk_chart_copy")),
+    )
+    op.create_table(
+        "drop_point",
+        sa.Column("integration_id", sa.String(), nullable=False),
+        sa.Column("organization_id", sa.String(), nullable=False),
+        sa.Column("settings", JSON, nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=True),
+        sa.Column("hint", sa.String(length=8), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("updated_at", UtcInstant(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["integration_id"], ["integration.id"], name=op.f("fk_drop_point_integration_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["organization_id"], ["organization.id"], name=op.f("fk_drop_point_organization_id")),
+        sa.PrimaryKeyConstraint("integration_id", name=op.f("pk_drop_point")),
     )
     op.create_table(
         "kept_file",

@@ -1,0 +1,377 @@
+"""Settling: items are marked as sent before they are, and leave that state only by what is known of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from samband.contract import Receipt
+from samband.errors import ConflictError, NotFoundError, StaleLeaseError
+from samband.rules.selecting import LIVE_STATES
+from samband.store import audit, columns
+from samband.store.corrections import finish_in, reopen_in
+from samband.store.database import Database
+from samband.store.models import ExportItem, Reimbursement, Run
+from samband.store.outbox import emit, emit_all
+from samband.store.runs import Lease, fenced, owned
+from samband.store.turns import one_at_a_time
+
+_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+
+UNCERTAIN: Final = ("sent", "unknown")
+BOOKED: Final = ("accepted", "posted")
+
+_Legal = Mapping[str, Collection[str]]
+_FROM: Final[_Legal] = {
+    "accepted": UNCERTAIN,
+    "posted": (*UNCERTAIN, "accepted"),
+    "rejected": (*UNCERTAIN, "accepted"),
+    "unknown": ("sent",),
+}
+"""State of a receipt → the states that an item may leave for it. Nothing leaves a state because it is not known any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How items go out: by which route, and why not by another. Empty for a plugin that has but one."""
+
+    name: str | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """An item that is marked as sent, and what is to be sent.
+
+    Attributes:
+        body: The claim's values; a voucher is in the item.
+        is_bound: Its route was fixed before: it goes that way, or not at all.
+    """
+
+    item: ExportItem
+    body: Mapping[str, Any]
+    is_bound: bool
+
+
+class Settling:
+    """Every statement that moves an item."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    # ── sending ──────────────────────────────────────────────────────────────
+
+    async def bound_routes(self, integration_id: str) -> list[str]:
+        """Gives the routes that reserved items are bound to: they went that way before, or were ordered to."""
+        mine = sa.and_(
+            _item.c.integration_id == integration_id, _item.c.state == "reserved", _item.c.route.is_not(None)
+        )
+        async with self._db.read() as conn:
+            return sorted(await conn.scalars(sa.select(_item.c.route).where(mine).distinct()))
+
+    async def has_free(self, integration_id: str) -> bool:
+        """Tells whether something is reserved that is bound to no route."""
+        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state == "reserved", _item.c.route.is_(None))
+        async with self._db.read() as conn:
+            return await conn.scalar(sa.select(_item.c.key).where(mine).limit(1)) is not None
+
+    async def take(self, lease: Lease, limit: int, *, way: Way, is_bound: bool = False) -> list[Taken]:
+        """Marks the next reserved items as sent, before they are, and gives each with its claim's values.
+
+        Args:
+            way: How they go.
+            is_bound: Takes items that are bound to that route, instead of those that are bound to none.
+
+        Raises:
+            StaleLeaseError: Another worker owns the run now; nothing was marked.
+            RunCancelledError: Somebody cancelled the run; nothing was marked. What was sent before is settled all the same.
+        """
+        async with self._db.write() as conn:
+            asked = fenced(sa.update(_run), lease).values(fence=_run.c.fence).returning(_run.c.cancel_requested_at)
+            owned((await conn.execute(asked)).one_or_none())
+            mine = sa.and_(_item.c.integration_id == lease.integration_id, _item.c.state == "reserved")
+            chosen = sa.select(_item.c.key).where(
+                mine, _item.c.route == way.name if is_bound else _item.c.route.is_(None)
+            )
+            values: dict[str, Any] = {
+                "state": "sent", "sent_at": self._db.now(), "attempts": _item.c.attempts + 1, "fence": lease.fence,
+                "run_id": lease.run_id, "route": way.name,
+            }  # fmt: skip
+            if way.reasons and not is_bound:
+                values["evidence"] = {"route": way.name, "reasons": dict(way.reasons)}
+            first = chosen.order_by(_item.c.created_at, _item.c.key).limit(limit)
+            marked = sa.update(_item).where(_item.c.key.in_(first)).values(**values).returning(_item)
+            items = [ExportItem(**row._mapping) for row in await conn.execute(marked)]
+            told = sa.select(_claim.c.id, _claim.c.body).where(
+                _claim.c.organization_id == lease.organization_id,
+                _claim.c.id.in_({item.reimbursement_id for item in items if item.voucher is None}),
+            )
+            bodies = {row.id: row.body for row in await conn.execute(told)}
+        items.sort(key=lambda item: (item.created_at, item.key))
+        return [Taken(item=item, body=bodies.get(item.reimbursement_id, {}), is_bound=is_bound) for item in items]
+
+    async def give_back(
+        self, lease: Lease, keys: Sequence[str], *, from_states: Sequence[str], is_free: bool = False
+    ) -> int:
+        """Makes items reserved again that are certain not to have arrived; gives how many.
+
+        Args:
+            is_free: Nothing was sent at all: another route may be chosen for them.
+        """
+        values: dict[str, Any] = {"state": "reserved", "sent_at": None, "run_id": lease.run_id}
+        if is_free:
+            values |= {"route": None, "evidence": None}
+        async with self._db.write() as conn:
+            await demand_lease(conn, lease)
+            mine = sa.and_(
+                _item.c.key.in_(list(keys)), _item.c.integration_id == lease.integration_id,
+                _item.c.state.in_(from_states),
+            )  # fmt: skip
+            answer = await conn.execute(sa.update(_item).where(mine).values(**values))
+        return int(answer.rowcount)
+
+    # ── settling ─────────────────────────────────────────────────────────────
+
+    async def settle(self, lease: Lease, receipts: Sequence[Receipt]) -> dict[str, int]:
+        """Writes what became of items, each change with an event, in one transaction; gives how many ended how.
+
+        Raises:
+            StaleLeaseError: Another worker owns the run now; nothing was written, and it will look the items up.
+        """
+        counts = {"accepted": 0, "posted": 0, "rejected": 0, "unknown": 0}
+        if not receipts:
+            return counts
+        async with self._db.write() as conn:
+            await demand_lease(conn, lease)
+            moved = await move(conn, lease.organization_id, lease.integration_id, lease.run_id, receipts)
+            for before, state in moved:
+                # What was counted as booked when it was accepted is not counted again when it is posted.
+                if state != "posted" or before.state != "accepted":
+                    counts[state] += 1
+            created = counts["accepted"] + counts["posted"]
+            changed: dict[str, Any] = {"created": _run.c.created + created} if created else {}
+            changed |= {"failed": _run.c.failed + counts["rejected"]} if counts["rejected"] else {}
+            if changed:
+                changed |= {"attempt": 0, "progress_at": dt.datetime.now(dt.UTC)}
+                await conn.execute(sa.update(_run).where(_run.c.id == lease.run_id).values(**changed))
+        return counts
+
+    async def note_orphans(self, lease: Lease) -> int:
+        """Makes unknown what earlier workers left as sent, and gives how many.
+
+        From this moment counts how long it has been out: the worker that sent it may have been alive until its lease
+        ran out, which was no later than now.
+        """
+        async with self._db.write() as conn:
+            await demand_lease(conn, lease)
+            left = sa.and_(
+                _item.c.integration_id == lease.integration_id, _item.c.state == "sent",
+                sa.or_(_item.c.fence != lease.fence, _item.c.run_id != lease.run_id),
+            )  # fmt: skip
+            keys = list(await conn.scalars(sa.select(_item.c.key).where(left).order_by(_item.c.key)))
+            return await self._doubt(conn, lease, keys, "worker_died")
+
+    async def doubt(self, lease: Lease, keys: Sequence[str], code: str) -> int:
+        """Makes items unknown whose sending has ended just now without an answer."""
+        async with self._db.write() as conn:
+            await demand_lease(conn, lease)
+            return await self._doubt(conn, lease, keys, code)
+
+    async def _doubt(self, conn: AsyncConnection, lease: Lease, keys: Sequence[str], code: str) -> int:
+        if not keys:
+            return 0
+        receipts = [Receipt(key=key, state="unknown", code=code[:64]) for key in keys]
+        moved = await move(conn, lease.organization_id, lease.integration_id, lease.run_id, receipts)
+        # The last moment at which it may have been sent: not the first, which a slow batch leaves far behind.
+        await conn.execute(sa.update(_item).where(_item.c.key.in_(list(keys))).values(sent_at=self._db.now()))
+        return len(moved)
+
+    async def note_looked_up(self, lease: Lease, keys: Sequence[str]) -> None:
+        """Notes that the other side was asked about items, so that it is asked again only after a while."""
+        async with self._db.write() as conn:
+            mine = sa.and_(_item.c.key.in_(list(keys)), _item.c.integration_id == lease.integration_id)
+            await conn.execute(sa.update(_item).where(mine).values(looked_up_at=self._db.now()))
+
+    # ── a person decides ─────────────────────────────────────────────────────
+
+    async def resolve(
+        self, organization_id: str, key: str, *, outcome: Literal["booked", "not_booked"], reference: str | None,
+        reason: str,
+    ) -> ExportItem:  # fmt: skip
+        """Settles an uncertain item by a person's word, with the reason.
+
+        Raises:
+            NotFoundError: There is no such item.
+            ConflictError: It is known what became of it (`not_uncertain`), or a worker still has it (`still_sending`).
+        """
+        async with self._db.write() as conn:
+            await one_at_a_time(conn, organization_id)
+            item = await self._uncertain_one(conn, organization_id, key)
+            if outcome == "booked":
+                state: Literal["posted", "accepted"] = "posted" if reference else "accepted"
+                receipt = Receipt(key=key, state=state, reference=reference, evidence={"by": "a person"})
+                await move(conn, organization_id, item.integration_id, item.run_id, [receipt])
+            else:
+                await self._let_go(conn, item)
+            explained = sa.update(_item).where(_item.c.key == key).values(reason=audit.bounded(reason))
+            row = (await conn.execute(explained.returning(_item))).one()
+            detail = {
+                "outcome": outcome, "was": item.state, "reference": reference, "reason": audit.bounded(reason),
+                "reimbursement": item.reimbursement_id,
+            }  # fmt: skip
+            await audit.record(conn, organization_id, "export.resolved", f"export/{key}", detail)
+        return ExportItem(**row._mapping)
+
+    async def _uncertain_one(self, conn: AsyncConnection, organization_id: str, key: str) -> ExportItem:
+        mine = sa.select(_item).where(_item.c.organization_id == organization_id, _item.c.key == key)
+        row = (await conn.execute(mine.with_for_update())).one_or_none()
+        if row is None:
+            raise NotFoundError("There is no such export.", code="export_not_found")
+        if row.state not in UNCERTAIN:
+            raise ConflictError(
+                f"It is known what became of it: its state is {row.state}.", code="not_uncertain",
+                hint="Only what was sent and not answered is resolved by a person.",
+            )  # fmt: skip
+        sending = sa.select(_run.c.id).where(
+            _run.c.id == row.run_id, _run.c.state == "running", _run.c.lease_until > self._db.now()
+        )
+        if row.state == "sent" and await conn.scalar(sending) is not None:
+            raise ConflictError(
+                "A worker is sending it just now.", code="still_sending", hint="Wait for the run to end."
+            )
+        return ExportItem(**row._mapping)
+
+    async def _let_go(self, conn: AsyncConnection, item: ExportItem) -> None:
+        gone = sa.update(_item).where(_item.c.key == item.key)
+        await conn.execute(gone.values(state="released", settled_at=self._db.now()))
+        data = {
+            "key": item.key, "reimbursement": item.reimbursement_id, "version": item.version, "state": "released",
+            "integration": item.integration_id,
+        }  # fmt: skip
+        subject = f"reimbursement/{item.reimbursement_id}"
+        await emit(conn, item.organization_id, "no.samband.export.released.v1", subject, data)
+
+    # ── what is open ─────────────────────────────────────────────────────────
+
+    async def uncertain(
+        self, integration_id: str, limit: int, *, settle_after_s: float, after: str = ""
+    ) -> list[tuple[ExportItem, bool]]:
+        """Gives items whose fate nobody knows, in the order of their keys, and whether each has been out long enough.
+
+        Args:
+            settle_after_s: How long, by the database's clock, before not being found means that it never arrived.
+        """
+        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state.in_(UNCERTAIN), _item.c.key > after)
+        is_judged = sa.func.coalesce(_item.c.sent_at <= self._db.after(-settle_after_s), sa.true()).label("is_judged")
+        async with self._db.read() as conn:
+            rows = (
+                await conn.execute(sa.select(_item, is_judged).where(mine).order_by(_item.c.key).limit(limit))
+            ).all()
+        return [
+            (ExportItem(**{c.name: row._mapping[c.name] for c in _item.columns}), bool(row.is_judged)) for row in rows
+        ]
+
+    async def is_young(self, integration_id: str, *, settle_after_s: float) -> bool:
+        """Tells whether something uncertain has not been out for long enough to be judged."""
+        mine = sa.and_(
+            _item.c.integration_id == integration_id, _item.c.state.in_(UNCERTAIN),
+            _item.c.sent_at > self._db.after(-settle_after_s),
+        )  # fmt: skip
+        async with self._db.read() as conn:
+            return await conn.scalar(sa.select(_item.c.key).where(mine).limit(1)) is not None
+
+    async def count_uncertain(self, integration_id: str) -> int:
+        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state.in_(UNCERTAIN))
+        async with self._db.read() as conn:
+            return int(await conn.scalar(sa.select(sa.func.count()).select_from(_item).where(mine)) or 0)
+
+
+async def move(
+    conn: AsyncConnection, organization_id: str, integration_id: str, run_id: str | None, receipts: Sequence[Receipt]
+) -> list[tuple[ExportItem, str]]:
+    """Brings items into the states of their receipts where that is a legal step, with an event for each that moved.
+
+    Gives each that moved as it was before, with its state now. In the caller's transaction.
+    """
+    told = {receipt.key: receipt for receipt in receipts}
+    mine = sa.and_(
+        _item.c.key.in_(list(told)), _item.c.integration_id == integration_id, _item.c.state.in_(LIVE_STATES)
+    )
+    found = await conn.execute(sa.select(_item).where(mine).order_by(_item.c.key).with_for_update())
+    before = {row.key: ExportItem(**row._mapping) for row in found}
+    moving = [
+        (before[key], receipt)
+        for key, receipt in told.items()
+        if key in before and before[key].state in _FROM[receipt.state]
+    ]
+    if moving:
+        now = columns.now()
+        rows = [{"which": item.key, **_settled(item, receipt, now)} for item, receipt in moving]
+        names = [name for name in rows[0] if name != "which"]
+        changed = sa.update(_item).where(_item.c.key == sa.bindparam("which"))
+        await conn.execute(changed.values({name[4:]: sa.bindparam(name) for name in names}), rows)
+    await emit_all(conn, organization_id, [_event(item, receipt, run_id) for item, receipt in moving])
+    for item, receipt in moving:
+        if item.purpose == "reversal" and receipt.state in BOOKED and item.state not in BOOKED:
+            await finish_in(conn, item.key)
+        elif item.purpose == "reversal" and receipt.state == "rejected" and item.state in BOOKED:
+            await reopen_in(conn, item.key)
+    return [(item, receipt.state) for item, receipt in moving]
+
+
+def _settled(item: ExportItem, receipt: Receipt, now: dt.datetime) -> dict[str, Any]:
+    is_known, is_booked = receipt.state != "unknown", receipt.state in BOOKED
+    values = {
+        "state": receipt.state, "reference": receipt.reference or (item.reference if is_booked else None),
+        "code": receipt.code, "field": receipt.field, "message": receipt.message,
+        "evidence": _evidence(item, receipt, now), "settled_at": now if is_known else None,
+        "accepted_at": (item.accepted_at or now) if is_booked else item.accepted_at,
+        "posted_at": now if receipt.state == "posted" else None,
+    }  # fmt: skip
+    return {f"new_{name}": value for name, value in values.items()}
+
+
+def _event(item: ExportItem, receipt: Receipt, run_id: str | None) -> tuple[str, str, dict[str, Any]]:
+    told = {
+        "key": item.key, "reimbursement": item.reimbursement_id, "version": item.version, "state": receipt.state,
+        "integration": item.integration_id, "run": run_id, "reference": receipt.reference or item.reference,
+        "code": receipt.code, "field": receipt.field,
+    }  # fmt: skip
+    data = {name: value for name, value in told.items() if value is not None}
+    return f"no.samband.export.{receipt.state}.v1", f"reimbursement/{item.reimbursement_id}", data
+
+
+def _evidence(item: ExportItem, receipt: Receipt, now: dt.datetime) -> dict[str, Any]:
+    """Gives what is kept as proof: the way it went and why, their reference, when, and a digest of all they said."""
+    told = [
+        receipt.key, receipt.state, receipt.reference, receipt.code, receipt.field, receipt.message,
+        sorted(receipt.evidence.items()),
+    ]  # fmt: skip
+    kept = dict(item.evidence or {})
+    if item.route is not None:
+        kept["route"] = item.route
+    return kept | {
+        "reference": receipt.reference or kept.get("reference"), "at": columns.iso_ms(now),
+        "digest": hashlib.sha256(orjson.dumps(told)).hexdigest(),
+        "told": dict(receipt.evidence) or kept.get("told", {}),
+    }  # fmt: skip
+
+
+async def demand_lease(conn: AsyncConnection, lease: Lease) -> None:
+    """Refuses a worker that does not own the run any more, in the transaction that would write.
+
+    Raises:
+        StaleLeaseError: Another worker owns it, or it is over.
+    """
+    answer = await conn.execute(fenced(sa.update(_run), lease).values(fence=_run.c.fence))
+    if answer.rowcount != 1:
+        raise StaleLeaseError("Another worker owns this run now.")
