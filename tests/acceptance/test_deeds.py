@@ -9,6 +9,7 @@ import datetime as dt
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,6 +22,7 @@ from standardwebhooks import Webhook
 from samband import (
     Check,
     CredentialsModel,
+    ExportFile,
     Manifest,
     Page,
     Receipt,
@@ -48,6 +50,8 @@ NO_DEEDS = {
     "test_integration": "a light read; what it finds is on the integration",
     "preview_schedule": "it only reckons",
     "preview_export": "it only reckons",
+    "preview_mapping": "it only reckons",
+    "test_drop": "it signs in, and lists what lies there",
     "test_webhook": "it checks a sample of its own",
     "receive_delivery": "it comes from another system, by no key, and is kept in the inbox",
 }
@@ -78,7 +82,7 @@ class Everything:
             Stream(name="courses", kind="course_enrollment", title="Courses"),
             Stream(name="vouchers", kind="reimbursement", title="Vouchers", direction="push"),
         ),
-        capabilities=frozenset({"sync", "fetch", "webhook", "check", "export", "find_exported"}),
+        capabilities=frozenset({"sync", "fetch", "webhook", "check", "export", "find_exported", "render", "acknowledge"}),
         webhook="standard-webhooks", field_classes=frozenset({"plain", "personal", "special"}),
     )  # fmt: skip
     trouble = False
@@ -115,6 +119,14 @@ class Everything:
             yield receipt
 
     @hookimpl
+    async def render(self, ctx: Any, batch: Any, profile: str) -> ExportFile:
+        return ExportFile(name="claims.csv", media_type="text/csv", content=b"rows", rows=len(batch.items))
+
+    @hookimpl
+    async def acknowledge(self, ctx: Any, name: str, content: bytes) -> list[Receipt]:
+        return [Receipt(key=content.decode(), state="posted", reference="1041")]
+
+    @hookimpl
     async def handle_webhook(self, ctx: Any, request: Any) -> list[Any]:
         webhooks.verify_standard_webhooks(request)
         return []
@@ -140,11 +152,19 @@ class Desk:
         return f"key:{self.key.split('_')[1]} drift"
 
     async def do(
-        self, name: str, path: str, body: Any = None, *, expect: str | tuple[str, ...] = (), chain: str = ORG
+        self,
+        name: str,
+        path: str,
+        body: Any = None,
+        *,
+        expect: str | tuple[str, ...] = (),
+        chain: str = ORG,
+        raw: bytes | None = None,
     ) -> Any:
         """Performs one operation of the document by its name, and compares what it left in the trail."""
         method = next(m for (n, m) in self.operations if n == name)
-        answer = await self.client.request(method, path, json=body, headers={"Authorization": f"Bearer {self.key}"})
+        sent = {"json": body} if raw is None else {"data": raw}
+        answer = await self.client.request(method, path, headers={"Authorization": f"Bearer {self.key}"}, **sent)
         text = await answer.text()
         assert answer.status < 300, (name, answer.status, text)
         entries = await self._new_entries(chain)
@@ -192,12 +212,14 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(store: Store) -> AsyncIterator[Desk]:
+async def desk(store: Store, tmp_path: Path) -> AsyncIterator[Desk]:
     tokens, plugin = TokenService(store), Everything()
     async with RotatingServer().running() as server, registry_of(tokens) as registry:
         registry.add(plugin, name="everything", distribution="samband-everything", version="1")
         bell = SilentBell()
-        service = Service(store=store, registry=registry, bell=bell, public_url="https://samband.example")
+        service = Service(
+            store=store, registry=registry, bell=bell, public_url="https://samband.example", drop_root=tmp_path
+        )
         flow = Flow(store=store, registry=registry, settings=FlowSettings(owner="one"))
         key = await service.create_key("drift", verbs=["read", "operate", "configure", "admin"], organizations=None)
         async with TestClient(TestServer(create_app(service))) as client:
@@ -213,6 +235,8 @@ async def test_every_deed_leaves_an_entry_by_the_key_that_did_it(desk: Desk) -> 
     await _keys(desk)
     await _schedules(desk)
     await _runs(desk)
+    await _mapping(desk)
+    await _drop(desk)
     await _claims(desk)
     await _webhook(desk)
     await _subscriptions(desk)
@@ -312,6 +336,24 @@ async def _claims(desk: Desk) -> None:
         await desk.do(f"{deed}_correction", of, {"reason": "It was so."}, expect=told)
 
 
+async def _mapping(desk: Desk) -> None:
+    mapping = {
+        "payee": {"strategy": "liability", "account": "2990"}, "expense_types": {"mileage": {"account": "7140"}},
+    }  # fmt: skip
+    put = f"{OURS}/mapping"
+    await desk.do("put_mapping", put, {"mapping": mapping, "note": CANARY}, expect="mapping.saved")
+    await desk.done("PUT", put, {"mapping": mapping | {"voucher_type": "GL"}})
+    await desk.do("restore_mapping", f"{put}/restore", {"version": 1, "note": CANARY}, expect="mapping.saved")
+    await desk.do("preview_mapping", f"{put}/preview", {"mapping": mapping})
+
+
+async def _drop(desk: Desk) -> None:
+    drop = f"{OURS}/drop"
+    await desk.do("put_drop", drop, {"settings": {"kind": "folder"}}, expect="drop.changed")
+    await desk.do("test_drop", f"{drop}/test")
+    await desk.do("delete_drop", drop, expect="drop.removed")
+
+
 async def _decide_on_item(desk: Desk, id: str) -> None:
     """Has somebody export a claim once more, and settle the new item when nobody knows what became of it."""
     table: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
@@ -325,8 +367,10 @@ async def _decide_on_item(desk: Desk, id: str) -> None:
     await become_unknown()
     again = await desk.do("export_again", f"{BASE}/reimbursements/{id}/export-again", reason, expect="export.repeated")
     await become_unknown()
+    report = f"{BASE}/exports/acknowledgements?type=everything&name=report.csv"
     path = f"{BASE}/exports/{again['item']}/resolve"
     await desk.do("resolve_export", path, {"outcome": "booked", **reason}, expect="export.resolved")
+    await desk.do("acknowledge_export", report, raw=again["item"].encode(), expect="export.acknowledged")
     await desk.set_run(again["run"]["id"], state="succeeded")
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ from samband.cli import app, run
 GROUPS = {
     "org": "create list show",
     "integration": "create list show update set-credentials enable disable",
+    "integration drop": "show set remove test",
     "schedule": "set show list delete pause resume preview occurrences",
     "webhook": "set show secret test deliver deliveries replay delete",
     "token": "refresh",
@@ -26,7 +28,8 @@ GROUPS = {
     "alerts": "list acknowledge",
     "records": "list show changes",
     "claims": "put list show versions timeline corrections correction approve dismiss",
-    "export": "order items",
+    "mapping": "show put history diff restore preview check",
+    "export": "preview order items again resolve batches batch files download acknowledge reconcile",
     "events": "list show types schema",
     "subscription": "create list show update secret test enable disable replay deliveries delete",
     "key": "create list revoke",
@@ -35,7 +38,8 @@ GROUPS = {
 }
 EVERY_COMMAND = [
     ["up"], ["serve"], ["worker"], ["migrate"], ["demo"], ["plugins"], ["check"], ["overview"], ["status"], ["sync"],
-    ["dry-run"], ["backfill"], ["consent"], *([group, name] for group, names in GROUPS.items() for name in names.split()),
+    ["dry-run"], ["backfill"], ["consent"],
+    *([*group.split(), name] for group, names in GROUPS.items() for name in names.split()),
 ]  # fmt: skip
 
 
@@ -60,11 +64,16 @@ def test_help_holds_no_boxes_and_no_colour(capsys: pytest.CaptureFixture[str]) -
     assert not [sign for sign in text if "\u2500" <= sign <= "\u259f" or sign == "\x1b"]
 
 
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield " ".join(path)
+    for name, below in (inner or {}).items():
+        yield from _commands(below, (*path, name))
+
+
 def test_list_of_commands_is_the_one_that_is_tested() -> None:
-    root = typer.main.get_command(app)
-    found = set()
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
-        found |= {f"{name} {inner}" for inner in getattr(command, "commands", {})} or {name}
+    found = set(_commands(typer.main.get_command(app)))
     assert found == {" ".join(command) for command in EVERY_COMMAND} | {"simulate"}
 
 
