@@ -48,7 +48,7 @@ class Hooks:
     # ── connecting ───────────────────────────────────────────────────────────
 
     @hookspec
-    async def authenticate(self, ctx: Context) -> Token:  # type: ignore[empty-body]
+    async def authenticate(self, ctx: Context) -> Token:
         """Obtains a credential now.
 
         Called when there is no token, shortly before one expires, and once after a 401. The core keeps the result,
@@ -62,7 +62,7 @@ class Hooks:
         """
 
     @hookspec
-    async def check(self, ctx: Context) -> Check:  # type: ignore[empty-body]
+    async def check(self, ctx: Context) -> Check:
         """Proves access with one light read, and shows something real. Optional.
 
         Called by a person who tests the connection and by the health probe. Must not change anything at the other side
@@ -76,7 +76,7 @@ class Hooks:
     # ── reading ──────────────────────────────────────────────────────────────
 
     @hookspec
-    def sync(self, ctx: Context, stream: str, cursor: str | None) -> AsyncIterator[Page]:  # type: ignore[empty-body]
+    def sync(self, ctx: Context, stream: str, cursor: str | None) -> AsyncIterator[Page]:
         """Reads a stream, page by page.
 
         With ``cursor`` None everything is read; with a cursor that an earlier page carried, what comes after that page.
@@ -91,7 +91,7 @@ class Hooks:
         """
 
     @hookspec
-    def fetch(self, ctx: Context, stream: str, selection: Selection) -> AsyncIterator[Page]:  # type: ignore[empty-body]
+    def fetch(self, ctx: Context, stream: str, selection: Selection) -> AsyncIterator[Page]:
         """Reads chosen records of a stream, apart from its cursor. Optional.
 
         Used for backfills, for reading failed records again, and for webhooks that name what changed. Without it these
@@ -106,7 +106,7 @@ class Hooks:
     # ── writing ──────────────────────────────────────────────────────────────
 
     @hookspec
-    def export(self, ctx: Context, batch: Batch) -> AsyncIterator[Receipt]:  # type: ignore[empty-body]
+    def export(self, ctx: Context, batch: Batch) -> AsyncIterator[Receipt]:
         """Sends items that the core has reserved.
 
         Shape: one `Receipt` per item, in any order. An item without one becomes ``unknown``.
@@ -115,9 +115,7 @@ class Hooks:
         """
 
     @hookspec
-    def find_exported(  # type: ignore[empty-body]
-        self, ctx: Context, keys: Sequence[str], sought: Sequence[Sought]
-    ) -> AsyncIterator[Receipt]:
+    def find_exported(self, ctx: Context, keys: Sequence[str], sought: Sequence[Sought]) -> AsyncIterator[Receipt]:
         """Looks items up at the other side by our idempotency key. Optional.
 
         Without it a plugin exports by file only, because an interrupted send could never be settled. ``sought`` tells of
@@ -130,7 +128,7 @@ class Hooks:
         """
 
     @hookspec
-    async def choose_route(self, ctx: Context, avoided: Mapping[str, str]) -> Route:  # type: ignore[empty-body]
+    async def choose_route(self, ctx: Context, avoided: Mapping[str, str]) -> Route:
         """Chooses the way that the next items go, for systems that have several. Optional.
 
         Called before items are marked as sent. An item whose outcome was unknown goes the way it went before, whatever is
@@ -142,7 +140,7 @@ class Hooks:
         """
 
     @hookspec
-    async def render(self, ctx: Context, batch: Batch, profile: str) -> ExportFile:  # type: ignore[empty-body]
+    async def render(self, ctx: Context, batch: Batch, profile: str) -> ExportFile:
         """Writes a batch as the file that the other system takes in by hand or from a folder. Optional.
 
         Pure: no remote calls. ``profile`` is ``machine`` for the other system, ``human`` for a person's spreadsheet.
@@ -152,7 +150,7 @@ class Hooks:
         """
 
     @hookspec
-    async def acknowledge(self, ctx: Context, name: str, content: bytes) -> list[Receipt]:  # type: ignore[empty-body]
+    async def acknowledge(self, ctx: Context, name: str, content: bytes) -> list[Receipt]:
         """Reads the report that the other system made of a file it took in. Optional.
 
         Shape: a receipt for each item that the report tells of; ``key`` is the item's key.
@@ -163,7 +161,7 @@ class Hooks:
     # ── the other side's books ───────────────────────────────────────────────
 
     @hookspec
-    async def chart(self, ctx: Context) -> Chart:  # type: ignore[empty-body]
+    async def chart(self, ctx: Context) -> Chart:
         """Reads the accounts, dimensions, tax rules and periods that a mapping may refer to. Optional.
 
         Called every night, and when a person writes a mapping. Raises: `AuthError`, `RetryableError`, `RemoteError`.
@@ -171,7 +169,7 @@ class Hooks:
         """
 
     @hookspec
-    def booked(self, ctx: Context, first: dt.date, last: dt.date) -> AsyncIterator[Sequence[Booked]]:  # type: ignore[empty-body]
+    def booked(self, ctx: Context, first: dt.date, last: dt.date) -> AsyncIterator[Sequence[Booked]]:
         """Reads the lines that the other side has between two days, both included, for comparison with ours. Optional.
 
         What is staged and what failed belongs to it as well as what is posted. Lines that others booked may be left out.
@@ -183,9 +181,7 @@ class Hooks:
     # ── being told ───────────────────────────────────────────────────────────
 
     @hookspec
-    async def handle_webhook(  # type: ignore[empty-body]
-        self, ctx: Context, request: WebhookRequest
-    ) -> list[Trigger] | WebhookAnswer:
+    async def handle_webhook(self, ctx: Context, request: WebhookRequest) -> list[Trigger] | WebhookAnswer:
         """Verifies a delivery over its raw bytes and says what to fetch.
 
         Called before the sender is answered: no remote calls, no slow work; ``ctx.http`` refuses everything.

@@ -111,7 +111,7 @@ async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse
         if answer is None:
             _log_defect(error)
         return answer or unexpected(instance)
-    except Exception as defect:  # noqa: BLE001  # the last wall: logged with its place, answered without anything
+    except Exception as defect:  # noqa: BLE001 -- the last wall: logged with its place, answered without anything
         _log_defect(defect)
         return unexpected(instance)
 

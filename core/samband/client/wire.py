@@ -172,7 +172,7 @@ class Wire:
                 if not _passes(error) or asyncio.get_running_loop().time() + wait_s > deadline:
                     raise
                 asked_s = float(getattr(error, "retry_after_s", 0.0))
-            await asyncio.sleep(max(wait_s * random.uniform(0.8, 1.2), min(asked_s, _MAX_WAIT_S)))  # noqa: S311
+            await asyncio.sleep(max(wait_s * random.uniform(0.8, 1.2), min(asked_s, _MAX_WAIT_S)))  # noqa: S311 -- no secret
             wait_s = min(wait_s * 2, _MAX_WAIT_S)
 
     async def _once(

@@ -80,7 +80,7 @@ def _either_or() -> ContractError:
 
 
 def _secret_auth(client_id: str, client_secret: SecretStr, auth_method: str) -> Any:
-    from authlib.oauth2.auth import ClientAuth  # type: ignore[import-untyped]
+    from authlib.oauth2.auth import ClientAuth
 
     secret = client_secret.get_secret_value()
     if auth_method == "client_secret_basic":
@@ -98,7 +98,7 @@ def _key_auth(
     alg: str,
 ) -> Any:
     from authlib.oauth2.auth import ClientAuth
-    from authlib.oauth2.rfc7523 import PrivateKeyJWT  # type: ignore[import-untyped]
+    from authlib.oauth2.rfc7523 import PrivateKeyJWT
     from joserfc.errors import JoseError
     from joserfc.jwk import RSAKey
 

@@ -151,8 +151,8 @@ async def authorization_code_token(
 
 def authorization_url(request: ConsentRequest, *, redirect_uri: str, state: str, verifier: SecretStr) -> str:
     """Gives the address where a person agrees; what the host has to say there no plugin's parameter replaces."""
-    from authlib.oauth2.rfc6749.parameters import prepare_grant_uri  # type: ignore[import-untyped]
-    from authlib.oauth2.rfc7636 import create_s256_code_challenge  # type: ignore[import-untyped]
+    from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+    from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
     ours = {
         "response_type": "code", "client_id": request.client_id, "redirect_uri": redirect_uri, "state": state,
