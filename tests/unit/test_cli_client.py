@@ -14,6 +14,7 @@ from aiohttp import web
 
 from samband import errors
 from samband.cli.client import HostClient
+from samband.cli.output import _error_lines, error_document
 from samband.client import Client
 from samband.views import RunView
 
@@ -95,6 +96,14 @@ async def test_refusal_because_of_a_live_run_names_the_run(host: HostClient) -> 
     with pytest.raises(errors.AlreadyRunningError) as caught:
         await host.post("/answer/409", {"code": "already_running", "run": "r1"})
     assert caught.value.run_id == "r1"
+
+
+async def test_conflict_that_lists_what_stands_in_the_way_is_shown_with_its_list(host: HostClient) -> None:
+    gap = {"field": "mapping.expense_types.hotel", "code": "unmapped", "message": "Needed by claim c-9."}
+    with pytest.raises(errors.ConflictError) as caught:
+        await host.post("/answer/409", {"code": "mapping_gap", "errors": [gap]})
+    assert "  mapping.expense_types.hotel: Needed by claim c-9." in list(_error_lines(caught.value))
+    assert [gap] == error_document(caught.value)["problems"]
 
 
 async def test_refusal_because_of_fields_names_them(host: HostClient) -> None:

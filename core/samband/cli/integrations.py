@@ -145,7 +145,7 @@ def _lines(integration: Mapping[str, Any]) -> Iterable[str]:
     yield f"Name: {integration['display_name']}"
     yield f"State: {integration['state']}"
     for field, hint in integration["credentials"].items():
-        yield f"Credential {field}: {'ends in ' + hint if hint else 'not set'}"
+        yield f"Credential {field}: {'ends in ' + hint if hint else 'set; too short to show its end'}"
     yield from facts(
         ("Credentials last set", integration.get("credentials_updated_at")),
         ("Credentials stop working", integration.get("credentials_expire_at")),

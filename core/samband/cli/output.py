@@ -113,7 +113,7 @@ def error_document(error: SambandError) -> dict[str, Any]:
         "field": error.field,
         "remote_message": error.remote_message,
     }
-    if isinstance(error, InvalidError):
+    if isinstance(error, InvalidError | ConflictError) and (error.problems or isinstance(error, InvalidError)):
         document["problems"] = [{"field": p.field, "code": p.code, "message": p.message} for p in error.problems]
     run_id = getattr(error, "run_id", None)
     return document if run_id is None else document | {"run": run_id}
@@ -121,7 +121,7 @@ def error_document(error: SambandError) -> dict[str, Any]:
 
 def _error_lines(error: SambandError) -> Iterable[str]:
     yield f"Error: {error.message}"
-    if isinstance(error, InvalidError):
+    if isinstance(error, InvalidError | ConflictError):
         yield from (f"  {problem.field}: {problem.message}" for problem in error.problems)
     if error.remote_message:
         yield f"They said: {error.remote_message}"

@@ -233,12 +233,12 @@ def _refusal(status: int, headers: Mapping[str, str], problem: Mapping[str, Any]
         return AccessError(message, code=code, hint=hint)
     if status in (404, 410):
         return NotFoundError(message, code=code, hint=hint)
+    problems = [FieldProblem(**fields) for fields in problem.get("errors") or ()]
     if status in (409, 412):
-        return ConflictError(message, code=code, hint=hint)
+        return ConflictError(message, problems=problems, code=code, hint=hint)
     if status in (429, 503):
         wait = headers.get("Retry-After", "")
         return NotReadyError(message, code=code, hint=hint, retry_after_s=int(wait) if wait.isdigit() else 5)
     if status < 500:
-        problems = [FieldProblem(**fields) for fields in problem.get("errors") or ()]
         return InvalidError(message, problems=problems, code=code, hint=hint)
     return SambandError(message, code=code, hint=hint or f"The host's log says more under {problem.get('instance')}.")
