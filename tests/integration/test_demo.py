@@ -61,8 +61,9 @@ def test_everything_comes_out_right(demonstration: Demonstration) -> None:
     assert [check for check in document["checks"] if not check["ok"]] == []
     assert document["ok"]
     assert len(document["checks"]) > 20
-    first, changes, nothing = document["runs"]
-    assert [run["state"] for run in document["runs"]] == ["succeeded"] * 3
+    first, changes, nothing, export = document["runs"]
+    assert [run["state"] for run in document["runs"]] == ["succeeded"] * 4
+    assert ("export", 25) == (export["operation"], export["counts"]["created"])
     assert first["counts"]["created"] > 60
     assert (changes["counts"]["created"], changes["counts"]["deleted"]) == (12, 5)
     assert nothing["counts"] == dict.fromkeys(nothing["counts"], 0)

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
+from samband.cli.bookrehearsal import BookRehearsal
 from samband.cli.client import HostClient, find_key
 from samband.cli.hosting import run_loop, stop_signals
 from samband.cli.options import Json
@@ -23,6 +24,9 @@ from samband.errors import NotFoundError
 from samband.hosting.logs import configure_logging
 from samband.redaction import Redactor
 from samband.settings import HostSettings, load_settings
+
+if TYPE_CHECKING:
+    from samband.hosting.installed import Stand
 
 __all__ = ["demo"]
 
@@ -43,18 +47,19 @@ def demo(
     """Shows samband at work, with nothing else installed and no account anywhere.
 
     Starts a host and a simulator for each installed plugin, connects them over the public API, reads everything, changes
-    some records at the other side, reads the changes, and checks every number. Then it stays up for you to look around.
+    some records at the other side, reads the changes, exports claims to the books, and checks every number. Then it stays up
+    for you to look around.
     """
     from samband.hosting.installed import all_simulators
 
-    modules = all_simulators()
-    if not modules:
+    stands = {name: stand for name, stand in all_simulators().items() if stand.is_read or stand.takes_vouchers}
+    if not stands:
         raise NotFoundError(
             "No installed plugin has a simulator.",
             code="simulator_not_found",
             hint="Install one, for instance samband-dynamics365.",
         )
-    demonstration = Demonstration(modules=modules, data_dir=data_dir, members=members, port=port)
+    demonstration = Demonstration(stands=stands, data_dir=data_dir, members=members, port=port)
     is_ok = run_loop(_perform(demonstration, once=once, as_json=json))
     raise typer.Exit(ExitCode.OK if is_ok else ExitCode.FAILED)
 
@@ -63,7 +68,7 @@ def demo(
 class Demonstration:
     """What is shown, and what came of it."""
 
-    modules: Mapping[str, str]
+    stands: Mapping[str, Stand]
     data_dir: Path | None
     members: int
     port: int
@@ -82,7 +87,8 @@ class Demonstration:
             await self._ensure_organization(host)
             plugins = {plugin["name"]: plugin for plugin in (await host.get("/v1/plugins"))["items"]}
             for name, simulator in self.simulators.items():
-                rehearsal = Rehearsal(host, ORGANIZATION, plugins[name], simulator, self.members)
+                kind = Rehearsal if self.stands[name].is_read else BookRehearsal
+                rehearsal = kind(host, ORGANIZATION, plugins[name], simulator, self.members)
                 try:
                     await rehearsal.play()
                 finally:
@@ -90,9 +96,9 @@ class Demonstration:
                     self.findings += rehearsal.findings
 
     async def _start_simulators(self, parts: contextlib.AsyncExitStack) -> None:
-        for name, module in self.modules.items():
-            arguments = ["--port", "0", "--members", str(self.members)]
-            self.simulators[name] = SimulatorProcess(module, arguments)
+        for name, stand in self.stands.items():
+            arguments = ["--port", "0", *(["--members", str(self.members)] if stand.is_read else [])]
+            self.simulators[name] = SimulatorProcess(stand.module, arguments)
             parts.push_async_callback(self.simulators[name].stop)
         async with asyncio.TaskGroup() as group:
             for simulator in self.simulators.values():
@@ -110,6 +116,9 @@ class Demonstration:
             allow_installed=True,
             allow_private_hosts=tuple(urlsplit(s.address["base_url"]).netloc for s in self.simulators.values()),
             log_level="warning",
+            # Somebody is watching: it is asked at once what became of what was sent.
+            follow_up_every_s=0.5,
+            follow_up_steps_s=(0.5, 1.0, 2.0),
         )
 
     async def _start_host(self, settings: HostSettings, parts: contextlib.AsyncExitStack) -> tuple[str, str]:

@@ -5,6 +5,9 @@ once it answers (``name``, ``base_url``, ``settings``, ``credentials``, ``contro
 ``control_url`` it takes ``POST touch`` with ``{"create": n, "update": n, "delete": [ids]}``, changes its records behind
 the API's back, and answers with ``changes`` (per table the ids that were ``created``) and ``expected`` (per table the
 ``upserted_ids`` and ``deleted_ids`` that a read of the changes must find).
+
+A simulator of books that vouchers go to has no members. Its line has a ``mapping`` that fits its accounts, and behind
+``control_url`` it takes ``POST job/run``: it does at once what such a system does by itself some time.
 """
 
 from __future__ import annotations
@@ -116,23 +119,30 @@ class SimulatorProcess:
             update: How many of those that are there.
             delete: Keys of those to delete.
         """
-        order = {"create": create, "update": update, "delete": sorted(delete)}
+        answer = await self._control("touch", {"create": create, "update": update, "delete": sorted(delete)})
+        created = _keys(change["created"] for change in answer["changes"].values())
+        upserted = _keys(table["upserted_ids"] for table in answer["expected"].values())
+        deleted = _keys(table["deleted_ids"] for table in answer["expected"].values())
+        return Touched(created=created & upserted, updated=upserted - created, deleted=deleted)
+
+    async def work(self) -> None:
+        """Has it do at once what the system itself does some time, such as posting what lies in its import list."""
+        await self._control("job/run", {})
+
+    async def _control(self, door: str, order: dict[str, Any]) -> Any:
         timeout = aiohttp.ClientTimeout(total=_ANSWERS_WITHIN_S)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
-                session.post(self.address["control_url"] + "/touch", json=order) as response,
+                session.post(f"{self.address['control_url']}/{door}", json=order) as response,
             ):
                 answer = orjson.loads(await response.read())
         except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError) as error:
             raise RemoteError(f"The simulator {self.module} does not answer at its control door.") from error
         if response.status != 200:
             words = str(answer.get("error", ""))
-            raise RemoteError(f"The simulator {self.module} refused to change records.", remote_message=words)
-        created = _keys(change["created"] for change in answer["changes"].values())
-        upserted = _keys(table["upserted_ids"] for table in answer["expected"].values())
-        deleted = _keys(table["deleted_ids"] for table in answer["expected"].values())
-        return Touched(created=created & upserted, updated=upserted - created, deleted=deleted)
+            raise RemoteError(f"The simulator {self.module} refused what it was told to do.", remote_message=words)
+        return answer
 
     async def _first_line(self, process: asyncio.subprocess.Process) -> dict[str, Any]:
         if process.stdout is None:

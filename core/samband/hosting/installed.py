@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +12,13 @@ from samband.adapters.adapter import AdapterOptions, Observer
 from samband.adapters.distributions import offers
 from samband.adapters.registry import Registry
 from samband.adapters.sharedtokens import TokenDoor
+from samband.contract import Manifest
 from samband.errors import NotFoundError
 from samband.redaction import Redactor
 from samband.settings import AllowedPlugin, HostSettings, PluginsFile, load_plugins_file, load_settings
 from samband.views import PluginView
 
-__all__ = ["all_simulators", "discover", "inspect_plugins", "simulator_module"]
+__all__ = ["Stand", "all_simulators", "discover", "inspect_plugins", "simulator_module"]
 
 T = TypeVar("T")
 
@@ -51,14 +53,35 @@ def inspect_plugins(plugins_file: Path | None = None, *, allow_installed: bool =
     return _look(lambda: discover(settings, Redactor()), Registry.views)
 
 
-def all_simulators() -> dict[str, str]:
-    """Gives plugin name → module of its simulator, for every installed plugin that loads and has one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """A plugin's stand-in for the other side.
 
-    def find(registry: Registry) -> dict[str, str]:
+    Attributes:
+        module: What ``python -m`` runs.
+        is_read: It has members, which the plugin reads.
+        takes_vouchers: Claims are exported to it.
+    """
+
+    module: str
+    is_read: bool
+    takes_vouchers: bool
+
+
+def all_simulators() -> dict[str, Stand]:
+    """Gives plugin name → its simulator, for every installed plugin that loads and has one."""
+
+    def find(registry: Registry) -> dict[str, Stand]:
         manifests = [registry.adapter(name).manifest for name in registry.names]
-        return {manifest.name: manifest.simulator for manifest in manifests if manifest.simulator is not None}
+        return {manifest.name: _stand(manifest, manifest.simulator) for manifest in manifests if manifest.simulator}
 
     return _look(lambda: Registry.discover(None, allow_installed=True), find)
+
+
+def _stand(manifest: Manifest, module: str) -> Stand:
+    pulled = {stream.kind for stream in manifest.streams if stream.direction != "push"}
+    pushed = {stream.kind for stream in manifest.streams if stream.direction != "pull"}
+    return Stand(module=module, is_read="member" in pulled, takes_vouchers="voucher" in pushed)
 
 
 def simulator_module(name: str) -> str:

@@ -17,6 +17,11 @@ from .state import SimulatorState
 from .webhooks import Webhooks
 
 HOST = "127.0.0.1"
+EXAMPLE_MAPPING = {
+    "payee": {"strategy": "liability", "account": "2990"},
+    "expense_types": {"toll": {"account": "7140"}, "transport": {"account": "7140", "text": "{expense_type} {date}"}},
+}
+"""How claims could become vouchers on these accounts, for a host's demonstration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,7 @@ class SimulatorAddress:
             "settings": self.settings,
             "credentials": self.credentials,
             "control_url": self.control_url,
+            "mapping": EXAMPLE_MAPPING,
             "live": self.live,
         }
 
