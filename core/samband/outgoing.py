@@ -161,6 +161,7 @@ class Sought:
         number: The voucher's number; None for items that are no vouchers.
         date: The voucher's date; None for items that are no vouchers.
         reference: Theirs, as the last receipt told it.
+        lines: How many lines the voucher has; None for items that are no vouchers.
     """
 
     key: str
@@ -170,6 +171,7 @@ class Sought:
     number: int | None = None
     date: date | None = None
     reference: str | None = None
+    lines: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from .conftest import Hosts
 
 ORG, PLUGIN, PERIOD = "nbf", "xledger", "2026-03"
 ROUTES = ("graphql", "soap", "file")
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 LINE_KEY = re.compile(r"\b([0-9a-f]{32})-([0-9]+)\b")
 MAPPING = {
     "payee": {"strategy": "liability", "account": "2990"},

@@ -90,6 +90,7 @@ class Exporting:
         ledger, integration_id = self._store.ledger, self._lease.integration_id
         await ledger.note_orphans(self._lease)
         await self._look_up()
+        await self._ask_before_reversing()
         await self._send_bound()
         await self._send_free()
         if await ledger.count_uncertain(integration_id):
@@ -238,6 +239,13 @@ class Exporting:
             if writing.open:
                 self._log.warning("accepted_not_found", items=len(writing.open))
 
+    async def _ask_before_reversing(self) -> None:
+        """Asks what became of bookings that are about to be taken back: one that was refused must not be."""
+        ledger, after = self._store.ledger, ""
+        while found := await ledger.about_to_be_reversed(self._lease.integration_id, _LOOKED_UP_AT_ONCE, after=after):
+            after = found[-1].key
+            await self._asked(found)
+
     async def _asked(self, items: Sequence[ExportItem]) -> _Writing:
         """Asks about items, each where it went, and gives what was written; open are those that are not there."""
         writing = _Writing(self._store, self._lease, {item.key for item in items})
@@ -247,6 +255,8 @@ class Exporting:
             await writing.read(self._files().find(self._connection, by_file))
         if others and "find_exported" in self._adapter.manifest.capabilities:
             await writing.read(self._adapter.find_exported(self._connection, others, run_id=self._lease.run_id))
+        elif others:  # nobody was asked, and so nothing is known to be missing
+            writing.open.difference_update(each.key for each in others)
         await self._store.ledger.note_looked_up(self._lease, [item.key for item in items])
         return writing
 

@@ -2,7 +2,7 @@
 
     proposed → approved → done          (the reversal of the booking was accepted)
                         ← done          (and refused after all, before the claim went out again)
-             → done                     (nothing stood in the books any more when it was agreed to)
+             → done                     (nothing stood in the books any more when it was agreed to, or by then)
              → dismissed
 
 A reversal that is refused, or was never sent, leaves its correction approved; agreeing again reserves another one.
@@ -190,6 +190,10 @@ async def finish_in(conn: AsyncConnection, reversal_key: str) -> bool:
     await conn.execute(
         sa.update(_item).where(_item.c.key == taken_back, _item.c.state.in_(IN_THE_BOOKS)).values(state="reversed")
     )
+    return await _close(conn, reversal_key)
+
+
+async def _close(conn: AsyncConnection, reversal_key: str) -> bool:
     done = (
         sa.update(_correction)
         .where(_correction.c.reversal_key == reversal_key, _correction.c.state == "approved")
@@ -236,6 +240,34 @@ async def reopen_in(conn: AsyncConnection, reversal_key: str) -> bool:
     return row is not None
 
 
+async def withdraw_in(conn: AsyncConnection, booking: ExportItem) -> None:
+    """Lets go of the reversal of a booking that was refused after all: there is nothing to take back.
+
+    In the caller's transaction. A reversal that has been sent already cannot be called back; that is written into the
+    trail, because the books then lack what the claim comes to.
+    """
+    mine = sa.and_(
+        _item.c.organization_id == booking.organization_id, _item.c.reverses == booking.key,
+        _item.c.purpose == "reversal", _item.c.state.in_(LIVE_STATES),
+    )  # fmt: skip
+    row = (await conn.execute(sa.select(_item).where(mine).with_for_update())).one_or_none()
+    if row is None:
+        return
+    org, subject = booking.organization_id, f"reimbursement/{booking.reimbursement_id}"
+    if row.state != "reserved":
+        detail = {"booking": booking.key, "reversal": row.key, "state": row.state}
+        await audit.record(conn, org, "export.reversed_in_vain", subject, detail)
+        return
+    gone = sa.update(_item).where(_item.c.key == row.key)
+    await conn.execute(gone.values(state="released", settled_at=columns.now()))
+    data = {
+        "key": row.key, "reimbursement": row.reimbursement_id, "version": row.version, "state": "released",
+        "integration": row.integration_id,
+    }  # fmt: skip
+    await emit(conn, org, "no.samband.export.released.v1", subject, data)
+    await _close(conn, row.key)
+
+
 async def _get(conn: AsyncConnection, organization_id: str, correction_id: str) -> Correction:
     mine = sa.and_(_correction.c.organization_id == organization_id, _correction.c.id == correction_id)
     row = (await conn.execute(sa.select(_correction).where(mine))).one_or_none()
@@ -251,7 +283,8 @@ async def _booking(conn: AsyncConnection, correction: Correction) -> ExportItem 
         _item.c.reimbursement_id == correction.reimbursement_id,
         _item.c.purpose == "booking", _item.c.state.in_(LIVE_STATES),
     )  # fmt: skip
-    row = (await conn.execute(query)).one_or_none()
+    # Locked: a worker that hears of its refusal waits, and finds the reversal that is made of it here.
+    row = (await conn.execute(query.with_for_update())).one_or_none()
     return None if row is None else ExportItem(**row._mapping)
 
 

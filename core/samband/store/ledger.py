@@ -6,7 +6,7 @@
                               → reserved      (looked up and not there)
                               → released      (a person says that it is not there)
     accepted → rejected                      (they took it and could not book it)
-    reserved → released                       (never sent; the order was cancelled or failed)
+    reserved → released                       (never sent; the order was cancelled or failed, or what it takes back was refused)
     accepted, posted → reversed               (the item that takes it back was accepted)
     accepted, posted, unknown → superseded    (a person has the claim exported once more)
 
@@ -116,6 +116,23 @@ class Ledger(Reserving, Settling, Batches):
         query = sa.select(_item).where(mine, self._is_due(steps_s, up_to_days)).order_by(_item.c.key).limit(limit)
         async with self._db.read() as conn:
             return [ExportItem(**row._mapping) for row in await conn.execute(query)]
+
+    async def about_to_be_reversed(self, integration_id: str, limit: int, *, after: str = "") -> list[ExportItem]:
+        """Gives accepted bookings whose reversal waits to be sent, in the order of their keys."""
+        back = _item.alias("back")
+        waits = sa.exists().where(
+            back.c.organization_id == _item.c.organization_id, back.c.reverses == _item.c.key,
+            back.c.purpose == "reversal", back.c.state == "reserved",
+        )  # fmt: skip
+        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state == "accepted", _item.c.key > after)
+        some = sa.exists().where(
+            back.c.integration_id == integration_id, back.c.state == "reserved", back.c.purpose == "reversal"
+        )
+        async with self._db.read() as conn:
+            if not await conn.scalar(sa.select(some)):
+                return []
+            rows = await conn.execute(sa.select(_item).where(mine, waits).order_by(_item.c.key).limit(limit))
+            return [ExportItem(**row._mapping) for row in rows]
 
     async def ask_again(self, organization_id: str, keys: Sequence[str]) -> None:
         """Has the other side asked about items as soon as possible: something has been heard of them."""

@@ -45,8 +45,9 @@ class Reports:
     ) -> Settled:
         """Settles items by what a report says of them, without a run; the same report again changes nothing.
 
-        An item that was refused, taken back or given up is never moved back. One that waits to be sent again because it
-        was not found, and of which the report says that it is there, is not sent again.
+        An item that was refused, taken back or given up is never moved back, and one that a worker is sending is not
+        refused by what is told of an earlier attempt: its claim would be free while it arrives. One that waits to be sent
+        again because it was not found, and of which the report says that it is there, is not sent again.
 
         Args:
             told: For the audit trail: which report it was.
@@ -56,9 +57,10 @@ class Reports:
             await one_at_a_time(conn, org)
             await self._call_back(conn, integration, [r.key for r in receipts if r.state in BOOKED])
             mine = sa.and_(_item.c.integration_id == integration.id, _item.c.key.in_(keys))
-            rows = await conn.execute(sa.select(_item).where(mine).with_for_update())
+            # In the order in which a worker locks them.
+            rows = await conn.execute(sa.select(_item).where(mine).order_by(_item.c.key).with_for_update())
             before = {row.key: ExportItem(**row._mapping) for row in rows}
-            moved = await move(conn, org, integration.id, None, [r for r in receipts if r.key in before])
+            moved = await move(conn, org, integration.id, None, [r for r in receipts if _is_told(r, before)])
             done = {item.key for item, _ in moved}
             unchanged = [before[key] for key in keys if key in before and key not in done]
             unknown = [key for key in keys if key not in before]
@@ -74,3 +76,8 @@ class Reports:
             _item.c.attempts > 0,
         )  # fmt: skip
         await conn.execute(sa.update(_item).where(mine).values(state="unknown"))
+
+
+def _is_told(receipt: Receipt, before: Mapping[str, ExportItem]) -> bool:
+    item = before.get(receipt.key)
+    return item is not None and not (item.state == "sent" and receipt.state not in BOOKED)

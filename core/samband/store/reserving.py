@@ -42,6 +42,7 @@ UNSETTLED: Final = "outcome_unsettled"
 FOLLOW_UP: Final = "follow_up"
 """The reason of a run that was ordered to find out what became of items."""
 
+_WRITTEN_AT_ONCE: Final = 250
 _NAMED: Final = 20
 _NOT_OVER: Final = ("queued", "running", "waiting", "held")
 
@@ -170,7 +171,9 @@ class Reserving:
         number = await self._exports_of(conn, org, item.reimbursement_id) + 1
         key = item_key(org, item.integration_id, item.reimbursement_id, number)
         numbers = await voucher_numbers(conn, item.integration_id, [key])
-        voucher = reversal_of(from_row(item.key, item.voucher), key=key, number=numbers[key], date=today)
+        taken_back = from_row(item.key, item.voucher)
+        date = max(today, taken_back.date)  # never before what it takes back, which may be dated ahead
+        voucher = reversal_of(taken_back, key=key, number=numbers[key], date=date)
         row = ExportItem(
             **_row(item.integration_id, org, item.reimbursement_id, item.version, number, item.stream, None)
             | _voucher_columns(voucher)
@@ -259,12 +262,13 @@ class Reserving:
     async def _add(
         self, conn: AsyncConnection, integration: Integration, order: Order, plan: Plan, run_id: str
     ) -> None:
-        org, rows = integration.organization_id, []
-        for claim in plan.choice.taken:
-            row = _row(integration.id, org, claim.id, claim.version, claim.exports + 1, order.stream, run_id)
-            voucher = plan.vouchers.get(claim.id)
-            rows.append(row | _voucher_columns(voucher) | {"key": plan.keys[claim.id], "route": order.route})
-        if rows:
+        org, taken = integration.organization_id, plan.choice.taken
+        for start in range(0, len(taken), _WRITTEN_AT_ONCE):  # in parts: others have work on this loop too
+            rows = []
+            for claim in taken[start : start + _WRITTEN_AT_ONCE]:
+                row = _row(integration.id, org, claim.id, claim.version, claim.exports + 1, order.stream, run_id)
+                voucher = plan.vouchers.get(claim.id)
+                rows.append(row | _voucher_columns(voucher) | {"key": plan.keys[claim.id], "route": order.route})
             await conn.execute(sa.insert(_item), rows)
 
     async def _note(

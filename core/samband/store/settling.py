@@ -16,9 +16,10 @@ from samband.contract import Receipt
 from samband.errors import ConflictError, NotFoundError, StaleLeaseError
 from samband.rules.selecting import LIVE_STATES
 from samband.store import audit, columns
-from samband.store.corrections import finish_in, reopen_in
+from samband.store.corrections import finish_in, reopen_in, withdraw_in
 from samband.store.database import Database
 from samband.store.models import ExportItem, Reimbursement, Run
+from samband.store.models.exports import LIVE_REVERSAL
 from samband.store.outbox import emit, emit_all
 from samband.store.runs import Lease, fenced, owned
 from samband.store.turns import one_at_a_time
@@ -109,7 +110,10 @@ class Settling:
             if way.reasons and not is_bound:
                 values["evidence"] = {"route": way.name, "reasons": dict(way.reasons)}
             first = chosen.order_by(_item.c.created_at, _item.c.key).limit(limit)
-            marked = sa.update(_item).where(_item.c.key.in_(first)).values(**values).returning(_item)
+            # The state once more: on PostgreSQL the choice is not made again for a row that was waited for, and a report
+            # may have settled it meanwhile.
+            marked = sa.update(_item).where(_item.c.key.in_(first), _item.c.state == "reserved")
+            marked = marked.values(**values).returning(_item)
             items = [ExportItem(**row._mapping) for row in await conn.execute(marked)]
             told = sa.select(_claim.c.id, _claim.c.body).where(
                 _claim.c.organization_id == lease.organization_id,
@@ -192,7 +196,8 @@ class Settling:
         receipts = [Receipt(key=key, state="unknown", code=code[:64]) for key in keys]
         moved = await move(conn, lease.organization_id, lease.integration_id, lease.run_id, receipts)
         # The last moment at which it may have been sent: not the first, which a slow batch leaves far behind.
-        await conn.execute(sa.update(_item).where(_item.c.key.in_(list(keys))).values(sent_at=self._db.now()))
+        doubted = sa.and_(_item.c.key.in_(list(keys)), _item.c.state == "unknown")
+        await conn.execute(sa.update(_item).where(doubted).values(sent_at=self._db.now()))
         return len(moved)
 
     async def note_looked_up(self, lease: Lease, keys: Sequence[str]) -> None:
@@ -215,7 +220,7 @@ class Settling:
         """
         async with self._db.write() as conn:
             await one_at_a_time(conn, organization_id)
-            item = await self._uncertain_one(conn, organization_id, key)
+            item = await self._uncertain_one(conn, organization_id, key, is_let_go=outcome == "not_booked")
             if outcome == "booked":
                 state: Literal["posted", "accepted"] = "posted" if reference else "accepted"
                 receipt = Receipt(key=key, state=state, reference=reference, evidence={"by": "a person"})
@@ -231,7 +236,9 @@ class Settling:
             await audit.record(conn, organization_id, "export.resolved", f"export/{key}", detail)
         return ExportItem(**row._mapping)
 
-    async def _uncertain_one(self, conn: AsyncConnection, organization_id: str, key: str) -> ExportItem:
+    async def _uncertain_one(
+        self, conn: AsyncConnection, organization_id: str, key: str, *, is_let_go: bool
+    ) -> ExportItem:
         mine = sa.select(_item).where(_item.c.organization_id == organization_id, _item.c.key == key)
         row = (await conn.execute(mine.with_for_update())).one_or_none()
         if row is None:
@@ -241,13 +248,17 @@ class Settling:
                 f"It is known what became of it: its state is {row.state}.", code="not_uncertain",
                 hint="Only what was sent and not answered is resolved by a person.",
             )  # fmt: skip
-        sending = sa.select(_run.c.id).where(
-            _run.c.id == row.run_id, _run.c.state == "running", _run.c.lease_until > self._db.now()
-        )
-        if row.state == "sent" and await conn.scalar(sending) is not None:
+        working = sa.select(_run.c.id).where(
+            _run.c.integration_id == row.integration_id, _run.c.operation == "export", _run.c.state == "running",
+            _run.c.lease_until > self._db.now(),
+        )  # fmt: skip
+        # What is let go is listened to no more: not while somebody is about to hear that it is there.
+        mine = working if is_let_go else working.where(_run.c.id == row.run_id)
+        if (is_let_go or row.state == "sent") and await conn.scalar(mine.limit(1)) is not None:
             raise ConflictError(
-                "A worker is sending it just now.", code="still_sending", hint="Wait for the run to end."
-            )
+                "A worker is sending it, or looking it up, just now.", code="still_sending",
+                hint="Wait for the run to end.",
+            )  # fmt: skip
         return ExportItem(**row._mapping)
 
     async def _let_go(self, conn: AsyncConnection, item: ExportItem) -> None:
@@ -303,11 +314,10 @@ async def move(
     Gives each that moved as it was before, with its state now. In the caller's transaction.
     """
     told = {receipt.key: receipt for receipt in receipts}
-    mine = sa.and_(
-        _item.c.key.in_(list(told)), _item.c.integration_id == integration_id, _item.c.state.in_(LIVE_STATES)
-    )
+    touched = [*told, *await _counterparts(conn, organization_id, receipts)]
+    mine = sa.and_(_item.c.key.in_(touched), _item.c.integration_id == integration_id, _item.c.state.in_(LIVE_STATES))
     found = await conn.execute(sa.select(_item).where(mine).order_by(_item.c.key).with_for_update())
-    before = {row.key: ExportItem(**row._mapping) for row in found}
+    before = {row.key: ExportItem(**row._mapping) for row in found if row.key in told}
     moving = [
         (before[key], receipt)
         for key, receipt in told.items()
@@ -325,7 +335,27 @@ async def move(
             await finish_in(conn, item.key)
         elif item.purpose == "reversal" and receipt.state == "rejected" and item.state in BOOKED:
             await reopen_in(conn, item.key)
+        elif item.purpose == "booking" and receipt.state == "rejected" and item.state in BOOKED:
+            await withdraw_in(conn, item)
     return [(item, receipt.state) for item, receipt in moving]
+
+
+async def _counterparts(conn: AsyncConnection, organization_id: str, receipts: Sequence[Receipt]) -> list[str]:
+    """Gives the bookings that told reversals take back, and the reversals of bookings that are told to be refused.
+
+    They change with what is told, and are locked with it, before the organisation's row: two transactions that did it in
+    two orders would wait for each other.
+    """
+    taken_back = sa.select(_item.c.reverses).where(
+        _item.c.key.in_([receipt.key for receipt in receipts]), _item.c.reverses.is_not(None)
+    )
+    found = list(await conn.scalars(taken_back))
+    if refused := [receipt.key for receipt in receipts if receipt.state == "rejected"]:
+        reversals = sa.select(_item.c.key).where(
+            _item.c.organization_id == organization_id, _item.c.reverses.in_(refused), sa.text(LIVE_REVERSAL)
+        )
+        found += await conn.scalars(reversals)
+    return found
 
 
 def _settled(item: ExportItem, receipt: Receipt, now: dt.datetime) -> dict[str, Any]:

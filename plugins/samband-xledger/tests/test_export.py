@@ -335,7 +335,7 @@ async def test_a_long_voucher_is_found_whole_and_a_part_of_it_is_not_taken_for_i
 @pytest.mark.parametrize("route", ["soap", "file"])
 async def test_a_file_that_is_not_there_yet_is_open_until_its_job_must_have_run(link: Any, route: str) -> None:
     one = voucher()
-    young, old = link.ctx.now() - timedelta(hours=25), link.ctx.now() - timedelta(hours=27)
+    young, old = link.ctx.now() - timedelta(hours=167), link.ctx.now() - timedelta(hours=169)
     receipts = await found(link, one, route=route, sent_at=young)
     assert ("unknown", "import_job_pending") == (receipts[one.key].state, receipts[one.key].code)
     assert ["unknown"] == states(await found(link, one, route=route, sent_at=None))
@@ -380,7 +380,9 @@ async def test_a_look_up_that_is_answered_with_nothing_concludes_nothing(link: A
 
 async def test_a_tenant_that_writes_null_for_empty_lists_is_understood(link: Any, simulator: Any) -> None:
     simulator.control("config", {"switches": {"null_edges": True}})
-    one, two = voucher(1), voucher(2)
+    one, two, before = voucher(1), voucher(2), voucher(3)
+    await sent(link, before)
+    simulator.control("job/run", {})
     await sent(link, one)
     assert {one.key: "accepted"} == {key: receipt.state for key, receipt in (await found(link, one, two)).items()}
 

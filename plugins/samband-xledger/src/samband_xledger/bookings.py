@@ -123,6 +123,8 @@ async def _changed(
         async for edges, has_more in wire.pages(_CHANGES, "transactions_deltas", after=start.log):
             changed, deleted = _sorted_out([node for _, node in edges])
             rows = await _rows(wire, changed)
+            there = {to_text(row.get("dbId")) for row in rows}
+            deleted = [id for id in deleted if id not in there]
             log = edges[-1][0] if edges else position.log
             # Only at the log's end is it certain that it reaches back to this place.
             position = replace(position, log=log, log_read_at=position.log_read_at if has_more else began)
@@ -139,10 +141,10 @@ async def _changed(
 
 
 def _sorted_out(changes: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Gives the ids that were added or changed and those that are gone; of an id that is in both, only the latter."""
+    """Gives the ids that may be there and those that were deleted; one that came back afterwards is in both."""
     kinds = {id: to_text(change.get("mutationType")) for change in changes if (id := to_text(change.get("dbId")))}
     gone = {id for change in changes if (id := to_text(change.get("dbId"))) and change.get("mutationType") == "DELETED"}
-    return [id for id in kinds if id not in gone], sorted(gone)
+    return [id for id, last in kinds.items() if last != "DELETED"], sorted(gone)
 
 
 async def _rows(wire: Xledger, ids: Sequence[str]) -> list[Row]:

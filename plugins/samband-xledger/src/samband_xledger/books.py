@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import re
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -58,10 +58,17 @@ async def find(ctx: Context, wire: Xledger, sought: Sequence[Sought]) -> AsyncGe
 class _Trace:
     """The lines of some items, in all three tables."""
 
-    def __init__(self, staged: Iterable[Line], posted: Iterable[Line], errors: Mapping[str, list[Row]]) -> None:
+    def __init__(
+        self,
+        staged: Iterable[Line],
+        posted: Iterable[Line],
+        errors: Mapping[str, list[Row]],
+        nameless: Collection[int] = (),
+    ) -> None:
         self.staged = by_item(staged)
         self.posted = by_item(posted)
         self.errors = errors
+        self.nameless = nameless
 
     @classmethod
     async def of_keys(cls, wire: Xledger, sought: Sequence[Sought]) -> _Trace:
@@ -82,21 +89,33 @@ class _Trace:
     async def of_files(cls, wire: Xledger, sought: Sequence[Sought]) -> _Trace:
         """Looks for lines that came in with a file: an import may have dropped every key but the mark in the text.
 
-        Staged ones are found by the voucher's number, posted ones by the day; both are then told by the mark. What is
-        posted is read after what is staged, because the import job moves lines that way.
+        They are found by the voucher's number, and those that are not found by it by their day, which costs a request for
+        each; all are then told by the mark. What is posted is read after what is staged, because the import job moves lines
+        that way; what is nowhere then is looked for among the staged ones again, because the job may have taken the file in
+        meanwhile. A line that has the number and has lost its mark is nobody's, but not nothing either.
         """
-        keys = {one.key for one in sought}
-        staged = [line for line in await _staged_with(wire, _numbers(sought)) if line.place and line.place[0] in keys]
-        days = sorted({one.date.isoformat() for one in sought if one.date is not None})
-        posted = [line for line in await _posted_on(wire, days) if line.place and line.place[0] in keys]
-        return cls(_unique(staged), _unique(posted), await complaints(wire, [line.id for line in staged]))
+        keys, numbers = {one.key for one in sought}, _numbers(sought)
+        staged = await _staged_with(wire, numbers)
+        posted = await _posted_with(wire, numbers)
+        if nowhere := keys - _marked(staged, posted):
+            days = sorted({one.date.isoformat() for one in sought if one.date is not None and one.key in nowhere})
+            posted += await _posted_on(wire, days)
+            if nowhere - _marked(posted):
+                staged += await _staged_with(wire, numbers)
+        nameless = {line.number for line in (*staged, *posted) if line.place is None and line.number is not None}
+        staged = [line for line in staged if line.place and line.place[0] in keys]
+        posted = [line for line in posted if line.place and line.place[0] in keys]
+        errors = await complaints(wire, [line.id for line in staged])
+        return cls(_unique(staged), _unique(posted), errors, nameless)
 
     def receipt(self, one: Sought, ctx: Context) -> Receipt | None:
         staged, posted = self.staged.get(one.key, {}), self.posted.get(one.key, {})
         evidence = _evidence(staged, posted, ctx)
         if not staged and not posted:
+            if one.number in self.nameless:
+                return _nameless(one, evidence)
             return _absent(one, ctx, evidence)
-        if posted and _is_whole(posted, one):
+        if posted and _is_whole(posted, one) and staged.keys() <= posted.keys():
             numbers = sorted({line.transaction for lines in posted.values() for line in lines if line.transaction})
             if numbers:
                 return Receipt(key=one.key, state="posted", reference=", ".join(numbers)[:400], evidence=evidence)
@@ -116,6 +135,11 @@ class _Trace:
         )
 
 
+def _marked(*lines: Iterable[Line]) -> set[str]:
+    """Gives the items that lines carry the mark of."""
+    return {line.place[0] for some in lines for line in some if line.place}
+
+
 def _is_whole(lines: Mapping[int, Sequence[Line]], one: Sought) -> bool:
     """Tells whether these are all lines of a voucher, as far as what is known of it can tell.
 
@@ -125,7 +149,7 @@ def _is_whole(lines: Mapping[int, Sequence[Line]], one: Sought) -> bool:
     places = sorted(lines)
     if places != list(range(1, len(places) + 1)) or len(places) < 2:
         return False
-    expected = _count_in(one.reference)
+    expected = one.lines if one.lines is not None else _count_in(one.reference)
     if expected is not None and len(places) != expected:
         return False
     if all(line.transaction for copies in lines.values() for line in copies):
@@ -143,6 +167,17 @@ def _count_in(reference: str | None) -> int | None:
     if not all(part.isdecimal() for part in reference.split(",")):
         return None
     return len(reference.split(",")) if "," in reference else None
+
+
+def _nameless(one: Sought, evidence: dict[str, str]) -> Receipt:
+    return Receipt(
+        key=one.key,
+        state="unknown",
+        code="mark_lost",
+        message=f"Xledger has lines with the voucher's number {one.number}, but no key of ours in them: somebody has to look"
+        " whether they are the voucher's.",
+        evidence=evidence,
+    )
 
 
 def _absent(one: Sought, ctx: Context, evidence: dict[str, str]) -> Receipt | None:
@@ -241,6 +276,18 @@ query ($first: Int!) {{
     return found
 
 
+async def _posted_with(wire: Xledger, numbers: Sequence[int]) -> list[Line]:
+    found: list[Line] = []
+    for start in range(0, len(numbers), 1000):
+        part = json.dumps([str(number) for number in numbers[start : start + 1000]])
+        document = f"""
+query ($first: Int!) {{
+  posted: journalEntries(first: $first, filter: {{invoiceNumber_in: {part}}}) {{ edges {{ node {{ {_POSTED} }} }} {_PAGE} }}
+}}"""
+        found += (await _looked_up(wire, document, {}, ["posted"]))["posted"]
+    return found
+
+
 async def _posted_on(wire: Xledger, days: Sequence[str]) -> list[Line]:
     found: list[Line] = []
     for day in days:
@@ -272,8 +319,18 @@ async def _looked_up(wire: Xledger, document: str, variables: Row, names: Sequen
     return {name: [read_line(row) for row in found] for name, found in rows.items()}
 
 
-async def look_up(wire: Xledger, document: str, variables: Row, names: Sequence[str]) -> dict[str, list[Row]]:
+async def look_up(
+    wire: Xledger, document: str, variables: Row, names: Sequence[str], *, may_be_new: bool = False
+) -> dict[str, list[Row]]:
     """Gives all rows of some connections, each small enough for one page, in an answer that is certainly whole.
+
+    Args:
+        wire: Asked.
+        document: The query.
+        variables: Its variables, but for ``$first``.
+        names: The connections.
+        may_be_new: Whether books without a single line may be believed to be empty where Xledger writes null. Not for
+            finding out whether something arrived.
 
     Raises:
         RetryableError: An answer from which nothing can be concluded.
@@ -281,7 +338,7 @@ async def look_up(wire: Xledger, document: str, variables: Row, names: Sequence[
     """
     data = await wire.read(document, {**variables, "first": MOST_ROWS})
     if any(_is_null(data.get(name)) for name in names):
-        await _prove_that_null_is_empty(wire)
+        await _prove_that_null_is_empty(wire, may_be_new=may_be_new)
         data = await wire.read(document, {**variables, "first": MOST_ROWS})
         data = {name: _with_list(data.get(name)) for name in names}
     found = {}
@@ -303,8 +360,11 @@ def _with_list(connection: Any) -> Any:
     return {**connection, "edges": []} if is_end and _is_null(connection) else connection
 
 
-async def _prove_that_null_is_empty(wire: Xledger) -> None:
+async def _prove_that_null_is_empty(wire: Xledger, *, may_be_new: bool = False) -> None:
     """Passes when Xledger writes null for a list that is empty, and is itself well enough to list what is not.
+
+    What is posted is asked for by itself: where it cannot be read, a null looks the same as one for "nothing". Books without
+    a single line cannot show the difference, so there a null says nothing.
 
     Raises:
         UnavailableError: Otherwise: then null says nothing.
@@ -312,11 +372,15 @@ async def _prove_that_null_is_empty(wire: Xledger) -> None:
     document = f"""
 query ($nobody: [String!]!) {{
   none: glImportItems(first: 1, filter: {{extIdentifier_in: $nobody}}) {{ edges {{ node {{ dbId }} }} {_PAGE} }}
+  none_posted: journalEntries(first: 1, filter: {{extIdentifier_in: $nobody}}) {{ edges {{ node {{ dbId }} }} {_PAGE} }}
   some: accounts(first: 1) {{ edges {{ node {{ dbId }} }} {_PAGE} }}
+  some_posted: journalEntries(first: 1) {{ edges {{ node {{ dbId }} }} {_PAGE} }}
 }}"""
     data = await wire.read(document, {"nobody": [uuid.uuid4().hex]})
-    some, _ = edges_of(data, "some", is_lookup=True)
-    if not some or not _is_null(data.get("none")) or _is_null(_with_list(data.get("none"))):
+    nothing = [data.get("none"), data.get("none_posted")]
+    shown = ["some"] if may_be_new and _is_null(data.get("some_posted")) else ["some", "some_posted"]
+    is_well = all(edges_of(data, name, is_lookup=True)[0] for name in shown)
+    if not is_well or any(not _is_null(each) or _is_null(_with_list(each)) for each in nothing):
         raise UnavailableError(
             "Xledger answered a look-up with nothing, not even an empty list.", code="answer_incomplete"
         )
@@ -367,11 +431,20 @@ async def booked(wire: Xledger, first: dt.date, last: dt.date) -> AsyncGenerator
     document = _between("journalEntries", f"{_POSTED} account {{ code }} currency {{ code }}", first, last)
     seen: set[str] = set()
     async for edges, _ in wire.pages(document, "journalEntries"):
-        lines = [_booked(node, "posted") for _, node in edges]
+        lines = [_booked(node, "posted") for _, node in edges if not _is_unfinished(node)]
         seen |= {line.line_key for line in lines if line.line_key}
         yield lines
-    waiting = [_booked(row, "failed" if (to_text(row.get("dbId")) or "") in errors else "staged") for row in staged]
+    waiting = [
+        _booked(row, "failed" if (to_text(row.get("dbId")) or "") in errors else "staged")
+        for row in staged
+        if not _is_unfinished(row)
+    ]
     yield [line for line in waiting if line.line_key is None or line.line_key not in seen]
+
+
+def _is_unfinished(row: Row) -> bool:
+    """Tells whether a line is somebody else's and lacks what makes it a posting: it must not hide ours."""
+    return read_line(row).place is None and (not _code(row.get("account")) or to_amount(row.get("amount")) is None)
 
 
 def _between(connection: str, fields: str, first: dt.date, last: dt.date) -> str:

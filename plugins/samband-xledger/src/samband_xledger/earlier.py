@@ -18,10 +18,10 @@ from typing import Final
 from samband import Context, RejectedError, Voucher
 from samband_xledger.books import complaints, look_up
 from samband_xledger.graphql import Xledger
-from samband_xledger.postings import claim_mark, read_line, to_amount, to_text
+from samband_xledger.postings import claim_mark, read_line, to_text
 from samband_xledger.refusals import InputRefusedError, Row
 
-_FIELDS: Final = "dbId extIdentifier yourReference invoiceNumber amount text account { code }"
+_FIELDS: Final = "dbId extIdentifier yourReference invoiceNumber amount invoiceAmount text account { code }"
 _AT_ONCE: Final = 500
 _LOOK: Final = f"""
 query ($claims: [String!]!, $first: Int!) {{
@@ -33,6 +33,7 @@ query ($claims: [String!]!, $first: Int!) {{
   }}
 }}"""
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +62,12 @@ async def find_earlier(ctx: Context, wire: Xledger, vouchers: Sequence[Voucher])
     for start in range(0, len(vouchers), _AT_ONCE):
         part = vouchers[start : start + _AT_ONCE]
         try:
-            rows = await look_up(wire, _LOOK, {"claims": [claim_mark(v.claim) for v in part]}, ["staged", "posted"])
+            claims = {"claims": [claim_mark(v.claim) for v in part]}
+            # A tenant's first voucher goes into empty books; that it is the first is the host's own ledger's knowledge.
+            rows = await look_up(wire, _LOOK, claims, ["staged", "posted"], may_be_new=True)
         except InputRefusedError as err:
             ctx.log.warning("not_looked_before_writing", reason=err.remote_message)
-            return Earlier(refused={}, there=())
+            return Earlier(refused=found, there=there)
         refused = await complaints(wire, [to_text(row.get("dbId")) or "" for row in rows["staged"]])
         by_claim = _by_claim(rows["staged"], rows["posted"])
         for voucher in part:
@@ -88,6 +91,8 @@ def _by_claim(staged: Iterable[Row], posted: Sequence[Row]) -> Mapping[str, list
 
 def _problem(voucher: Voucher, rows: Sequence[Row], refused: Mapping[str, Sequence[Row]]) -> RejectedError | None:
     others = [row for row in rows if not _is_of(row, voucher)]
+    if not any(_is_ours(row) for row in others):
+        return None  # somebody else's reference happens to read like the claim
     numbers = ", ".join(
         sorted({n for row in others if (n := to_text(row.get("invoiceNumber"))) and _NUMBER.fullmatch(n)})
     )
@@ -99,17 +104,25 @@ def _problem(voucher: Voucher, rows: Sequence[Row], refused: Mapping[str, Sequen
             hint="Remove them there, or mend them and leave this claim alone.",
         )
     sums: dict[str | None, Decimal] = defaultdict(Decimal)
+    is_readable = True
     for row in others:
         account = row.get("account")
-        amount = to_amount(row.get("amount"))
+        # In the voucher's own currency: that in the books' may be missing, and a reversal may have had another rate.
+        amount = read_line(row).amount
+        is_readable = is_readable and amount is not None
         sums[to_text(account.get("code")) if isinstance(account, Mapping) else None] += amount or Decimal()
-    if not any(sums.values()):
+    if is_readable and not any(sums.values()):
         return None
     return RejectedError(
         f"Xledger has another voucher of this claim ({numbers or 'without a number'}), and nothing that takes it back.",
         code="booked_already",
         hint="Take it back first. If that was done by hand in Xledger, send the claim by file.",
     )
+
+
+def _is_ours(row: Row) -> bool:
+    place = read_line(row).place
+    return place is not None and _KEY.fullmatch(place[0]) is not None
 
 
 def _is_of(row: Row, voucher: Voucher) -> bool:

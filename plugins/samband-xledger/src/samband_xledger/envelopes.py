@@ -8,7 +8,7 @@ package and are read once in a process; nothing that an answer refers to is ever
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -49,7 +49,7 @@ class NoEnvelopeError(Exception):
 class Envelope:
     """A request, ready to be sent."""
 
-    body: bytes
+    body: bytes = field(repr=False)  # that of a log-on holds the password
     headers: dict[str, str]
 
 

@@ -193,6 +193,13 @@ def _dimensions(line: VoucherLine, fields: Mapping[str, str]) -> dict[Fact, str]
                 field=f"lines.{line.n}.dimensions.{name}",
                 hint="Add it to 'dimension_fields' in the settings, or take it out of the mapping.",
             )
+        if found.get(held_in, code) != code:
+            raise RejectedError(
+                f"The dimension {name} shares the field {fields[name]} with another one of the line, and their codes differ.",
+                code="dimension_field_taken",
+                field=f"lines.{line.n}.dimensions.{name}",
+                hint="Give each dimension a field of its own in 'dimension_fields'.",
+            )
         found[held_in] = code
     return found
 

@@ -129,6 +129,10 @@ async def export(ctx: Context, batch: Batch) -> AsyncIterator[Receipt]:
     route = batch.route or "graphql"
     if route not in ("graphql", "soap"):
         raise RemoteError(f"There is no way {route!r} to send vouchers by.", code="route_unknown")
+    if route == "soap":
+        batch, refused = await sending.looked_up_first(ctx, batch)
+        for receipt in refused:
+            yield receipt
     sent = soap.export_by_soap(ctx, batch) if route == "soap" else sending.send(ctx, batch)
     async for receipt in sent:
         yield receipt
@@ -153,7 +157,11 @@ async def render(ctx: Context, batch: Batch, profile: str) -> ExportFile:
 @hookimpl
 async def acknowledge(ctx: Context, name: str, content: bytes) -> list[Receipt]:
     """Reads the report about a file that Xledger took in."""
-    return await asyncio.to_thread(files.acknowledge, content)
+    receipts = await asyncio.to_thread(files.acknowledge, content)
+    if open_ := [receipt for receipt in receipts if receipt.state == "unknown"]:
+        # A report that contradicts itself about one voucher settles nothing of that one, and still the others.
+        ctx.log.warning("report_contradicts_itself", file=name, vouchers=[receipt.key for receipt in open_])
+    return [receipt for receipt in receipts if receipt.state != "unknown"]
 
 
 @hookimpl

@@ -27,6 +27,7 @@ Node = Mapping[str, Any]
 
 _LINE_KEY: Final = re.compile(r"(.{1,200})-([1-9][0-9]{0,3})", re.DOTALL)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_LONE: Final = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be written as UTF-8
 _MOST_TEXT: Final = 200
 _HIGHEST_NUMBER: Final = 99_999_999
 
@@ -110,7 +111,7 @@ def _check_line(line: VoucherLine) -> None:
         raise RejectedError("An amount has more than two decimals.", code="bad_amount", field=f"{at}.amount")
     if not line.account.strip():
         raise RejectedError("A line has no account.", code="missing", field=f"{at}.account")
-    if len(line.text) > _MOST_TEXT or _CONTROL.search(line.text):
+    if len(line.text) > _MOST_TEXT or _CONTROL.search(line.text) or _LONE.search(line.text):
         raise RejectedError(
             f"A text is longer than {_MOST_TEXT} characters or holds control characters.",
             code="bad_text",
@@ -159,8 +160,19 @@ def _dimensions(line: VoucherLine, settings: XledgerSettings) -> dict[str, Any]:
                 field=f"lines.{line.n}.dimensions.{name}",
                 hint="Add it to 'dimension_fields' in the settings, or take it out of the mapping.",
             )
+        if field in found and found[field] != {"code": code}:
+            raise _field_taken(line, name, field)
         found[field] = {"code": code}
     return found
+
+
+def _field_taken(line: VoucherLine, name: str, field: str) -> RejectedError:
+    return RejectedError(
+        f"The dimension {name} shares the field {field} with another one of the line, and their codes differ.",
+        code="dimension_field_taken",
+        field=f"lines.{line.n}.dimensions.{name}",
+        hint="Give each dimension a field of its own in 'dimension_fields'.",
+    )
 
 
 def _payee(payee: VoucherPayee | None, settings: XledgerSettings) -> dict[str, Any]:

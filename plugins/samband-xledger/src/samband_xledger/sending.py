@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from samband import (
+    AdapterError,
     Batch,
     Context,
     Item,
@@ -79,20 +81,54 @@ async def send(ctx: Context, batch: Batch) -> AsyncGenerator[Receipt, None]:
                 yield receipt
 
 
+async def looked_up_first(ctx: Context, batch: Batch) -> tuple[Batch, list[Receipt]]:
+    """Gives what of a batch may go by file, and receipts for claims of which Xledger has another voucher already.
+
+    Asked over GraphQL, so only with a token, and only while that way is open: when it is not, files are the way that is
+    left, and what nobody can look up must not close it too.
+    """
+    items = {item.key: item for item in batch.items if item.voucher is not None}
+    try:
+        if "api_token" not in await ctx.http.fill_names():
+            return batch, []
+        earlier = await find_earlier(ctx, Xledger(ctx), [voucher_of(item) for item in items.values()])
+    except OutcomeUnknownError:
+        raise  # the lease is gone: nothing more goes out
+    except AdapterError as err:
+        # Nothing has been sent, and this must not make it look otherwise.
+        ctx.log.warning("not_looked_before_writing", reason=err.message)
+        return batch, []
+    receipts = [_refused_here(items[key], refused, route="soap") for key, refused in earlier.refused.items()]
+    message = "Lines of this voucher are in Xledger already."
+    receipts += [Receipt(key=key, state="unknown", code="there_already", message=message) for key in earlier.there]
+    settled = {receipt.key for receipt in receipts}
+    return replace(batch, items=[item for item in batch.items if item.key not in settled]), receipts
+
+
 async def _already_there(ctx: Context, wire: Xledger, vouchers: Sequence[Voucher]) -> AsyncGenerator[Receipt, None]:
     """Yields what became of vouchers that a look before writing has found: they are not sent again."""
     unsettled = {voucher.key: voucher for voucher in vouchers}
-    async for receipt in books.find(ctx, wire, [_sought(ctx, voucher) for voucher in vouchers]):
-        unsettled.pop(receipt.key)
-        yield receipt
+    message = "It was there a moment ago and cannot be found now."
+    try:
+        async for receipt in books.find(ctx, wire, [_sought(ctx, voucher) for voucher in vouchers]):
+            unsettled.pop(receipt.key)
+            yield receipt
+    except AdapterError as err:
+        # Not passed on: that would say of what is there that it was never sent, and let it go another way.
+        message = f"It is there already, and what became of it could not be read: {err.message}"
     for key in unsettled:
-        message = "It was there a moment ago and cannot be found now."
         yield Receipt(key=key, state="unknown", code="there_already", message=message)
 
 
 def _sought(ctx: Context, voucher: Voucher) -> Sought:
     return Sought(
-        key=voucher.key, state="unknown", route="graphql", sent_at=ctx.now(), number=voucher.number, date=voucher.date
+        key=voucher.key,
+        state="unknown",
+        route="graphql",
+        sent_at=ctx.now(),
+        number=voucher.number,
+        date=voucher.date,
+        lines=len(voucher.lines),
     )
 
 
@@ -229,14 +265,14 @@ def _evidence(
     return told
 
 
-def _refused_here(item: Item, refused: RejectedError) -> Receipt:
+def _refused_here(item: Item, refused: RejectedError, *, route: str = "graphql") -> Receipt:
     return Receipt(
         key=item.key,
         state="rejected",
         code=refused.code,
         field=refused.field,
         message=str(refused),
-        evidence={"route": "graphql", "sent": "no"},
+        evidence={"route": route, "sent": "no"},
     )
 
 

@@ -80,9 +80,10 @@ class XledgerSettings(SettingsModel):
         default="1.2", title="SOAP version", description="Which binding is used."
     )
     soap_settle_after_h: Annotated[float, Field(gt=0, le=720)] = Field(
-        default=26.0,
+        default=168.0,
         title="Import job latest after",
-        description="Hours after which an uploaded file must have been imported; one not found before that is not sent again.",
+        description="Hours after which an uploaded file must have been imported, weekends and holidays included; one that is"
+        " not found is not sent again before that, and would be booked twice if its import were later still.",
     )
     logon_key_lifetime_min: Annotated[int, Field(ge=1, le=1440)] = Field(
         default=20, title="Log-on key lifetime", description="Minutes after which a new log-on key is fetched."

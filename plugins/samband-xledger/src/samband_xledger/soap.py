@@ -64,6 +64,12 @@ _NOT_SET_UP: Final = re.compile(r"(?i)application|import ?-?(code|definition)|en
 _BROKE_OFF: Final = re.compile(
     r"(?i)time-?out|timed out|deadlock|abort|connection|network|transport|out of memory|thread"
 )
+_OF_A_PROGRAM: Final = re.compile(
+    r"(?i)\b(primary|foreign|duplicate|unique|encryption) key\b|\bconstraint\b|\bsql\b|\bdatabase\b|\bsession state\b|"
+    r"\bdictionary\b|\bspecified cast\b|\binvalid (operation|attempt|cast|object name|column name|pointer)\b|"
+    r"\bunknown (error|exception)\b|\bexception of type\b|\bobject reference\b|\bindex was out\b|\bsequence contains\b"
+)
+"""Words of a program or a database that broke down: whatever key or session they speak of, it is not ours."""
 _SAYS_NO: Final = re.compile(
     r"(?i)\b(invalid|not valid|missing|unknown|required|malformed|refused|rejected|unsupported|too (large|long|many)|exceeded|"
     r"ugyldig|avvist|mangler|must|not xml|cannot be read|error in xml|root level|empty file|no file)\b"
@@ -127,8 +133,9 @@ def _key_in(answer: HttpResponse) -> SecretStr:
             hint="Check the environment, which decides the application's name, and the web service user.",
         )  # fmt: skip
     if not _KEY.fullmatch(result):
-        # A sentence in place of a key: their way to say no without a fault.
-        raise _log_on_refused(result)
+        # A sentence in place of a key: their way to say no without a fault. Anything else may be a key after all, of a
+        # shape that nobody has seen, and is not told.
+        raise _log_on_refused(result if len(result.split()) > 1 else "Its answer is no key that can be used.")
     return SecretStr(result)
 
 
@@ -302,9 +309,10 @@ def _taken(answer: HttpResponse) -> str:
         ) from None
     if isinstance(result, Fault):
         raise _meaning_of(result)
-    if _KEY_REFUSED.search(result) and not _TAKEN.search(result):
+    is_broken = _OF_A_PROGRAM.search(result) is not None
+    if _KEY_REFUSED.search(result) and not _TAKEN.search(result) and not is_broken:
         raise _KeyRefusedError(result)
-    if not result or _NO_SUCCESS.search(result):
+    if not result or is_broken or _NO_SUCCESS.search(result):
         raise OutcomeUnknownError(
             "The file was sent, and what they answered is neither a receipt nor a refusal.",
             code="soap_result_unclear", remote_message=result, hint="Look in Xledger whether the file has been imported.",
@@ -314,9 +322,10 @@ def _taken(answer: HttpResponse) -> str:
 
 def _meaning_of(fault: Fault) -> Exception:
     text = fault.text
-    if _KEY_REFUSED.search(text):
+    is_broken = _OF_A_PROGRAM.search(text) is not None
+    if _KEY_REFUSED.search(text) and not is_broken:
         return _KeyRefusedError(text)
-    if not fault.is_ours and (_BROKE_OFF.search(text) or not _is_refusal(text)):
+    if is_broken or (not fault.is_ours and (_BROKE_OFF.search(text) or not _is_refusal(text))):
         # ASP.NET makes such a fault of every exception: it may have broken off in the middle of taking the file.
         return OutcomeUnknownError(
             "The file was sent, and the service failed while it was at it.",

@@ -33,8 +33,12 @@ def triggers_of(request: WebhookRequest) -> list[Trigger]:
     versions = _versions(webhooks.json_object(request))
     if not versions:
         return []
-    # The versions of all changes it tells of: the same delivery sent again has the same ones.
-    digest = hashlib.sha256("\n".join(versions).encode("utf-8", "surrogatepass")).hexdigest()
+    # The versions of all changes it tells of: the same delivery sent again has the same ones. Where one has none, what was
+    # signed has to do: else the next change would be taken for this one.
+    named = [version for version in versions if version is not None]
+    is_named = len(named) == len(versions)
+    told = "\n".join(named).encode("utf-8", "surrogatepass") if is_named else _signed(request)
+    digest = hashlib.sha256(told).hexdigest()
     return [Trigger(stream=STREAM, delivery_id=digest)]
 
 
@@ -79,12 +83,12 @@ def _key(secret: str) -> bytes:
         return b""
 
 
-def _versions(body: Mapping[str, Any]) -> list[str]:
+def _versions(body: Mapping[str, Any]) -> list[str | None]:
     data = body.get("data")
-    found: list[str] = []
+    found: list[str | None] = []
     for name, connection in sorted(data.items()) if isinstance(data, Mapping) else ():
         edges = connection.get("edges") if isinstance(connection, Mapping) else None
         for edge in edges if isinstance(edges, list) else ():
             version = edge.get("syncVersion") if isinstance(edge, Mapping) else None
-            found.append(f"{name}={version}")
+            found.append(f"{name}={version}" if isinstance(version, str | int) and version != "" else None)
     return found
