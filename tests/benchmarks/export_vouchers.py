@@ -400,6 +400,7 @@ def main() -> None:
     if asked.bare:
         print(json.dumps(asyncio.run(bare(json.load(sys.stdin)))))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does, so that nothing it started is left behind
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg()}
     print(json.dumps(machine), flush=True)
     for is_lifted in (False, True):

@@ -14,7 +14,7 @@ from samband.store import Store
 from samband.store.models import Run
 from samband.store.trail import Wanted
 
-from .booking import ORG, PLUGIN, Books, Desk, FilingBooks, RoutedBooks, ago, claim
+from .booking import MAPPING, ORG, PLUGIN, Books, Desk, FilingBooks, RoutedBooks, ago, claim
 
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
 
@@ -286,6 +286,23 @@ async def test_follow_up_leaves_alone_what_a_person_has_to_mend_and_what_failed_
     assert await desk.store.ledger.to_follow_up(10, steps_s=(0.0001,))
     await desk.service.integrations.disable(ORG, PLUGIN)
     assert [] == await desk.store.ledger.to_follow_up(10, steps_s=(0.0001,))
+
+
+async def test_one_look_reaches_every_integration_however_many_are_read_at_once(desk: Desk) -> None:
+    await sent(desk, "c-1")
+    other = "hlf"
+    await desk.service.organizations.create(other, "HLF")
+    await desk.service.integrations.create(other, PLUGIN, settings={}, credentials={})
+    assert (await desk.service.integrations.test(other, PLUGIN)).ok
+    await desk.service.integrations.enable(other, PLUGIN)
+    await desk.service.mappings.put(other, PLUGIN, mapping=MAPPING)
+    await desk.service.reimbursements.put(other, "c-2", claim())
+    ordered = await desk.service.exports.order(other)
+    assert ordered.run is not None
+    await desk.worker().execute(ordered.run.id)
+    desk.bell.rung.clear()
+    assert 7.0 == await desk.following(at_once=1, every_s=7.0).round()
+    assert 2 == len(desk.bell.rung)
 
 
 async def test_order_joins_a_run_that_waits_for_an_outcome_and_rings_it(desk: Desk) -> None:

@@ -34,11 +34,12 @@ class FollowingUp:
         steps_s: Ages at which an item is asked about.
         up_to_days: Beyond this age it is not asked about any more.
         every_s: Seconds between two looks.
+        at_once: Integrations that are read from the store together.
     """
 
     def __init__(
         self, *, store: Store, registry: Registry, bell: Bell, steps_s: Sequence[float] = STEPS_S,
-        up_to_days: float = 90.0, every_s: float = 5.0,
+        up_to_days: float = 90.0, every_s: float = 5.0, at_once: int = _AT_ONCE,
     ) -> None:  # fmt: skip
         self._store = store
         self._registry = registry
@@ -46,18 +47,24 @@ class FollowingUp:
         self._steps_s = steps_s
         self._up_to_days = up_to_days
         self._every_s = every_s
+        self._at_once = at_once
 
     async def round(self) -> float:
         """Orders what is due; gives the seconds until the next look."""
-        due = await self._store.ledger.to_follow_up(_AT_ONCE, steps_s=self._steps_s, up_to_days=self._up_to_days)
-        for integration in due:
-            with act_for(organization=integration.organization_id, actor="scheduler"):
-                try:
-                    await self.order(integration)
-                except SambandError as error:
-                    # One integration's settings that fit no more must not keep the others waiting.
-                    log.warning("follow_up_not_ordered", integration=integration.id, code=error.code)
-        return 0.1 if len(due) == _AT_ONCE else self._every_s
+        after: str | None = ""
+        while after is not None:
+            due = await self._store.ledger.to_follow_up(
+                self._at_once, steps_s=self._steps_s, up_to_days=self._up_to_days, after=after
+            )
+            for integration in due:
+                with act_for(organization=integration.organization_id, actor="scheduler"):
+                    try:
+                        await self.order(integration)
+                    except SambandError as error:
+                        # One integration's settings that fit no more must not keep the others waiting.
+                        log.warning("follow_up_not_ordered", integration=integration.id, code=error.code)
+            after = due[-1].id if len(due) == self._at_once else None
+        return self._every_s
 
     async def order(self, integration: Integration) -> str | None:
         """Orders a run that asks what became of an integration's items; None when an export is under way."""

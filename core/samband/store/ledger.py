@@ -62,9 +62,12 @@ class Ledger(Reserving, Settling, Batches):
     # ── following up ─────────────────────────────────────────────────────────
 
     async def to_follow_up(
-        self, limit: int, *, steps_s: Sequence[float] = STEPS_S, up_to_days: float = 90.0
+        self, limit: int, *, steps_s: Sequence[float] = STEPS_S, up_to_days: float = 90.0, after: str = ""
     ) -> list[Integration]:
-        """Gives enabled integrations with items that somebody should ask about, or send, and no export under way."""
+        """Gives enabled integrations with items that somebody should ask about, or send, and no export under way.
+
+        In the order of their ids, from the one behind ``after`` on.
+        """
         due = sa.or_(_item.c.state == "reserved", self._is_due(steps_s, up_to_days))
         mine = _run.c.integration_id == _integration.c.id
         exports = sa.and_(mine, _run.c.operation == "export")
@@ -83,6 +86,7 @@ class Ledger(Reserving, Settling, Batches):
         query = (
             sa.select(_integration)
             .where(
+                _integration.c.id > after,
                 _integration.c.state == "enabled",
                 _integration.c.connection.not_in(_NEEDS_A_PERSON),
                 sa.exists().where(_item.c.integration_id == _integration.c.id, due),
