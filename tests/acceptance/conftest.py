@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -47,8 +48,11 @@ class Simulator:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)  # type: ignore[no-any-return]
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)  # type: ignore[no-any-return]
+        except urllib.error.HTTPError as refusal:
+            raise AssertionError(f"{door}: {refusal.status} {refusal.read().decode()}") from None
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ async def nothing_due(limit: int) -> Sequence[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):  # for hangs only: a server that is started anew on a busy disk takes its time
         while not condition():
             await asyncio.sleep(0.005)
 
