@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 def _side_by_side() -> list[str]:
     """Gives the options of a whole run: the tests wait for servers and disks more than they compute."""
-    return ["--numprocesses", str(1 + (os.cpu_count() or 1)), "--dist", "worksteal"]
+    return ["--numprocesses", str(max(2, os.cpu_count() or 1)), "--dist", "worksteal"]
 
 
 @contextlib.contextmanager
