@@ -12,6 +12,7 @@ from samband import OutcomeUnknownError, RateLimitedError, Receipt, RetryableErr
 from samband.errors import ConflictError, InvalidError, NotFoundError
 from samband.store import Store
 from samband.store.models import Run
+from samband.store.settling import move
 from samband.store.trail import Wanted
 
 from .booking import MAPPING, ORG, PLUGIN, Books, Desk, FilingBooks, RoutedBooks, ago, claim
@@ -390,6 +391,11 @@ async def test_person_settles_what_nobody_can_look_up(
     assert "not_uncertain" == refused.value.code
 
 
+async def lease_ran_out(desk: Desk, **given: float) -> None:
+    async with desk.store.database.write() as conn:
+        await conn.execute(sa.update(_run).values(lease_until=ago(**given)))
+
+
 async def test_only_what_is_uncertain_and_in_no_workers_hands_is_resolved_and_only_with_a_reason(desk: Desk) -> None:
     await desk.connect("c-1")
     ordered = await desk.service.exports.order(ORG)
@@ -406,8 +412,11 @@ async def test_only_what_is_uncertain_and_in_no_workers_hands_is_resolved_and_on
     with pytest.raises(ConflictError) as sending:
         await desk.service.exports.resolve(ORG, key, outcome="not_booked", reason="Not in the list.")
     assert "still_sending" == sending.value.code
-    async with desk.store.database.write() as conn:
-        await conn.execute(sa.update(_run).values(lease_until=ago(seconds=1)))
+    await lease_ran_out(desk, seconds=1)  # what it began in time may still be on its way
+    with pytest.raises(ConflictError) as flying:
+        await desk.service.exports.resolve(ORG, key, outcome="not_booked", reason="Not in the list.")
+    assert "still_sending" == flying.value.code
+    await lease_ran_out(desk, seconds=121)
     view = await desk.service.exports.resolve(ORG, key, outcome="not_booked", reason="Not in the list.")
     assert "released" == view.state
 
@@ -444,15 +453,86 @@ async def test_claim_that_is_on_its_way_or_never_went_is_not_exported_once_more(
 # ── taking back ──────────────────────────────────────────────────────────────
 
 
+async def follow_up_and_post(desk: Desk) -> None:
+    """Lets the books take over what they were sent, the booking first and what takes it back after it."""
+    for _ in range(2):
+        desk.books.post()
+        await follow_up(desk)
+
+
+async def corrected(desk: Desk) -> str:
+    """Exports a claim and agrees to a change of it; gives the reversal's key."""
+    await sent(desk, "c-1")
+    told, _ = await desk.service.reimbursements.put(ORG, "c-1", claim("80.00"))
+    await desk.service.reimbursements.approve_correction(ORG, str(told.correction), reason="The amount was wrong.")
+    return (await desk.items())["c-1/2"].key
+
+
+async def test_reversal_waits_until_what_it_takes_back_is_booked_and_costs_no_runs_meanwhile(desk: Desk) -> None:
+    reversal = await corrected(desk)
+    assert "succeeded" == await follow_up(desk)  # asks what became of the booking
+    assert {"c-1/1": "accepted", "c-1/2": "reserved"} == await desk.states()
+    rung = list(desk.bell.rung)
+    await desk.following(steps_s=(0.0001, 60.0)).round()
+    assert rung == desk.bell.rung
+    timeline = await desk.service.reimbursements.timeline(ORG, "c-1")
+    assert "the reversal of its booking goes out when it is known that the booking was booked" in timeline.summary
+    await desk.change((await desk.items())["c-1/1"].key, looked_up_at=None)
+    desk.books.post()
+    await follow_up(desk)
+    assert {"c-1/1": "posted", "c-1/2": "accepted"} == await desk.states()
+    assert 1 == desk.books.arrivals[reversal]
+
+
+async def test_claim_is_free_when_its_reversal_is_booked_and_not_before(desk: Desk) -> None:
+    reversal = await corrected(desk)
+    desk.books.post()
+    await follow_up(desk)
+    assert {"c-1/1": "posted", "c-1/2": "accepted"} == await desk.states()
+    assert "reversing" == (await desk.service.reimbursements.timeline(ORG, "c-1")).state
+    assert [("c-1", "already_exported")] == [(s.id, s.reason) for s in (await order_of(desk, "c-1")).skipped]
+    desk.books.staged[reversal] = Receipt(key=reversal, state="rejected", code="period_closed", message="Closed.")
+    await desk.change(reversal, looked_up_at=None)
+    await follow_up(desk)
+    assert {"c-1/1": "posted", "c-1/2": "rejected"} == await desk.states()
+    (correction,) = (await desk.service.reimbursements.corrections(ORG)).items
+    assert "approved" == correction.state
+    await desk.service.reimbursements.approve_correction(ORG, correction.id, reason="The period is open again.")
+    await follow_up_and_post(desk)
+    assert {"c-1/1": "reversed", "c-1/2": "rejected", "c-1/3": "posted"} == await desk.states()
+    assert ["c-1"] == (await order_of(desk, "c-1")).reserved
+
+
+async def order_of(desk: Desk, claim_id: str) -> Any:
+    return await desk.service.exports.order(ORG, [claim_id])
+
+
+@pytest.mark.parametrize("route", ["file", "download"])
+async def test_what_goes_by_file_is_taken_back_by_file_without_anybody_saying_that_it_was_booked(
+    desk: Desk, route: str
+) -> None:
+    reversal = await corrected(desk)
+    booking, integration = (await desk.items())["c-1/1"].key, await desk.integration()
+    await desk.change(booking, route=route)
+    assert await desk.store.ledger.has_free(integration.id)
+    await desk.change(reversal, state="sent", route=route)
+    async with desk.store.database.write() as conn:
+        await move(conn, ORG, integration.id, None, [Receipt(key=reversal, state="accepted")])
+    assert {"c-1/1": "reversed", "c-1/2": "accepted"} == await desk.states()
+    async with desk.store.database.write() as conn:
+        await move(conn, ORG, integration.id, None, [Receipt(key=reversal, state="rejected", message="Closed.")])
+    assert {"c-1/1": "accepted", "c-1/2": "rejected"} == await desk.states()
+
+
 async def test_reversal_takes_the_booking_back_under_a_number_of_its_own_and_frees_the_claim(desk: Desk) -> None:
     await sent(desk, "c-1")
     told, outcome = await desk.service.reimbursements.put(ORG, "c-1", claim("80.00"))
     assert ("proposed", True) == (outcome, told.correction is not None)
     await desk.service.reimbursements.approve_correction(ORG, str(told.correction), reason="The amount was wrong.")
     assert "reserved" == (await desk.items())["c-1/2"].state
-    await follow_up(desk)
+    await follow_up_and_post(desk)
     found = await desk.items()
-    assert {"c-1/1": "reversed", "c-1/2": "accepted"} == {name: item.state for name, item in found.items()}
+    assert {"c-1/1": "reversed", "c-1/2": "posted"} == {name: item.state for name, item in found.items()}
     back = found["c-1/2"]
     assert ("reversal", found["c-1/1"].key) == (back.purpose, back.reverses)
     assert ["c-1"] == (await desk.service.exports.order(ORG)).reserved
@@ -462,9 +542,9 @@ async def test_reversal_takes_the_booking_back_under_a_number_of_its_own_and_fre
     # And once more: a second reversal of the same claim is in nobody's way.
     again, _ = await desk.service.reimbursements.put(ORG, "c-1", claim("70.00"))
     await desk.service.reimbursements.approve_correction(ORG, str(again.correction), reason="Wrong once more.")
-    await follow_up(desk)
+    await follow_up_and_post(desk)
     found = await desk.items()
-    assert ("reversed", "accepted") == (found["c-1/3"].state, found["c-1/4"].state)
+    assert ("reversed", "posted") == (found["c-1/3"].state, found["c-1/4"].state)
     assert 4 == len({item.voucher_number for item in found.values()})
 
 

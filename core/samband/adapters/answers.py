@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from samband.contract import Check, ConsentRequest, Route, Token
 from samband.errors import ContractError, RemoteError
+from samband.rules.selecting import CORE_ROUTES
 
 if TYPE_CHECKING:
     from samband.http.egress import EgressPolicy
@@ -26,9 +27,6 @@ __all__ = [
     "checked_route",
     "checked_token",
 ]
-
-CORE_ROUTES = ("file", "download")
-"""Ways that the core goes by itself, with what ``render`` gives."""
 
 _MAX_ROUTE = 40
 _MAX_REASONS = 20

@@ -15,10 +15,10 @@ from typing import Final, Protocol
 import structlog
 
 from samband.adapters.adapter import Adapter, Connection
-from samband.adapters.answers import CORE_ROUTES
 from samband.contract import Batch, Item, Receipt, Sought
 from samband.errors import OutcomeUnknownError, RateLimitedError, RetryableError, SambandError
 from samband.flow.outgoing import item_of, sought_of
+from samband.rules.selecting import CORE_ROUTES
 from samband.store import Lease, Store
 from samband.store.ledger import STEPS_S, UNSETTLED, Taken, Way
 from samband.store.models import ExportItem

@@ -16,6 +16,8 @@ SkipReason = Literal[
 ]
 
 LIVE_STATES = ("reserved", "sent", "accepted", "posted", "unknown")
+CORE_ROUTES: Final = ("file", "download")
+"""Ways that the core goes by itself, with what a plugin's ``render`` gives."""
 HIGHEST_NUMBER: Final = 99_999_999
 """Of a voucher: eight digits is what every route can carry."""
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samband.adapters.adapter import Adapter
-from samband.adapters.answers import CORE_ROUTES
 from samband.contract import Stream
 from samband.errors import ConflictError, SambandError
+from samband.rules.selecting import CORE_ROUTES
 from samband.service.parts import Parts
 from samband.store.models import Integration
 

@@ -139,7 +139,7 @@ class Reimbursements:
         return await self._correction_view(org, await self._parts.store.corrections.get(org, id))
 
     async def approve_correction(self, org: str, id: str, *, reason: str = "") -> CorrectionView:
-        """Agrees to a change: the claim takes it, and a reversal of the booking is reserved, to go out with the next order.
+        """Agrees to a change: the claim takes it, and a reversal of the booking is reserved, to go out once that is booked.
 
         Raises:
             ConflictError: It is over (`correction_over`), its reversal is on its way (`correction_under_way`), or the claim

@@ -103,6 +103,9 @@ def _reversal_stands(items: Sequence[ExportItem], correction: Correction) -> str
         )
     if reversal.state == "released":
         return "the reversal of its booking was not sent, and a person has to agree to the correction again"
+    taken_back = next((item for item in items if item.key == reversal.reverses), None)
+    if reversal.state == "reserved" and taken_back is not None and taken_back.state == "accepted":
+        return "the reversal of its booking goes out when it is known that the booking was booked"
     return f"the reversal of its booking {_item_stands(reversal)}"
 
 
@@ -141,7 +144,7 @@ def _of_item(item: ExportItem, reversal: ExportItem | None) -> Iterator[Timeline
         yield _entry(item, "looked_up", item.looked_up_at, "The accounting system was asked what became of it.")
     yield from _of_outcome(item, what)
     if item.state == "reversed" and reversal is not None:
-        at = reversal.accepted_at or reversal.settled_at or reversal.created_at
+        at = _taken_back_at(reversal) or reversal.created_at
         text = f"The booking{_as_number(item)} was reversed{_as_voucher(reversal)}."
         yield _entry(item, "reversed", at, text)
     if item.state == "superseded":
@@ -167,6 +170,10 @@ def _of_outcome(item: ExportItem, what: str) -> Iterator[TimelineEntryView]:
         yield _entry(item, "released", settled, f"{what} was not sent: the order was cancelled or failed before.")
 
 
+def _taken_back_at(reversal: ExportItem) -> dt.datetime | None:
+    return reversal.posted_at or reversal.accepted_at or reversal.settled_at
+
+
 def _of_correction(correction: Correction, items: Sequence[ExportItem]) -> Iterator[TimelineEntryView]:
     def entry(what: Any, at: dt.datetime, text: str, actor: str | None = None) -> TimelineEntryView:
         return TimelineEntryView(at=at, what=what, text=text, actor=actor or None, correction=correction.id)
@@ -186,7 +193,7 @@ def _of_correction(correction: Correction, items: Sequence[ExportItem]) -> Itera
     yield entry("correction_approved", correction.decided_at, text, correction.decided_by)
     if correction.state == "done":
         reversal = next((item for item in items if item.key == correction.reversal_key), None)
-        at = correction.decided_at if reversal is None else reversal.accepted_at or reversal.settled_at
+        at = correction.decided_at if reversal is None else _taken_back_at(reversal)
         yield entry("correction_done", at or correction.decided_at, "The correction is done.")
 
 

@@ -1,6 +1,6 @@
 """Corrections: changes to claims that are in the books already, made only when a person agrees.
 
-    proposed → approved → done          (the reversal of the booking was accepted)
+    proposed → approved → done          (the reversal of the booking was booked; by file, handed over)
                         ← done          (and refused after all, before the claim went out again)
              → done                     (nothing stood in the books any more when it was agreed to, or by then)
              → dismissed
@@ -182,7 +182,7 @@ async def dismiss_in(conn: AsyncConnection, organization_id: str, correction_id:
 
 
 async def finish_in(conn: AsyncConnection, reversal_key: str) -> bool:
-    """Closes what a reversal was for, when it is accepted: the item it takes back is ``reversed``, the correction done.
+    """Closes what a reversal was for, when it has taken its booking back: that is ``reversed``, and the correction done.
 
     In the caller's transaction; again does nothing. Gives whether there was a correction to close.
     """
@@ -210,7 +210,7 @@ async def _close(conn: AsyncConnection, reversal_key: str) -> bool:
 
 
 async def reopen_in(conn: AsyncConnection, reversal_key: str) -> bool:
-    """Takes back what `finish_in` did, when a reversal that was accepted is refused after all; gives whether it could.
+    """Takes back what `finish_in` did, when a reversal that went by file is refused after all; gives whether it could.
 
     The booking stands again as it did, and the correction waits for a person to agree once more. That cannot be when the
     claim's new version has been reserved meanwhile: then both are left, and the reconciliation shows the difference.

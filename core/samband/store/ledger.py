@@ -7,7 +7,7 @@
                               → released      (a person says that it is not there)
     accepted → rejected                      (they took it and could not book it)
     reserved → released                       (never sent; the order was cancelled or failed, or what it takes back was refused)
-    accepted, posted → reversed               (the item that takes it back was accepted)
+    accepted, posted → reversed               (what takes it back was booked; by file, handed over)
     accepted, posted, unknown → superseded    (a person has the claim exported once more)
 
 ``sent`` is written before the adapter is called. What a worker leaves in that state when it dies is as uncertain as an
@@ -25,6 +25,7 @@ from samband.store.batches import Batches
 from samband.store.database import Database
 from samband.store.models import ExportItem, Integration, Run
 from samband.store.reserving import FOLLOW_UP, MAX_CLAIMS, UNSETTLED, Order, Plan, Reserving
+from samband.store.reversals import may_go
 from samband.store.runs import Runs
 from samband.store.settling import UNCERTAIN, Settling, Taken, Way
 
@@ -68,7 +69,7 @@ class Ledger(Reserving, Settling, Batches):
 
         In the order of their ids, from the one behind ``after`` on.
         """
-        due = sa.or_(_item.c.state == "reserved", self._is_due(steps_s, up_to_days))
+        due = sa.or_(sa.and_(_item.c.state == "reserved", may_go()), self._is_due(steps_s, up_to_days))
         mine = _run.c.integration_id == _integration.c.id
         exports = sa.and_(mine, _run.c.operation == "export")
         under_way = sa.exists().where(exports, _run.c.state.in_(_NOT_OVER))

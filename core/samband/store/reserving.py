@@ -157,7 +157,8 @@ class Reserving:
     async def reverse_in(self, conn: AsyncConnection, item: ExportItem, *, reason: str) -> ExportItem:
         """Reserves the item that takes another one's voucher back, in the caller's transaction; see `one_at_a_time`.
 
-        It belongs to no run yet: the next order or follow-up of the integration sends it.
+        It belongs to no run yet: the next order or follow-up of the integration sends it, once it is known that what it
+        takes back is booked; the other side is asked about that as soon as possible.
 
         Raises:
             ConflictError: It carried no voucher, so there is nothing that could be turned around.
@@ -180,6 +181,7 @@ class Reserving:
             | {"key": key, "purpose": "reversal", "reverses": item.key, "reason": audit.bounded(reason)}
         )  # fmt: skip
         await conn.execute(sa.insert(_item).values(**row.model_dump()))
+        await conn.execute(sa.update(_item).where(_item.c.key == item.key).values(looked_up_at=None))
         return row
 
     # ── deciding ─────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ from samband.store.database import Database
 from samband.store.models import ExportItem, Reimbursement, Run
 from samband.store.models.exports import LIVE_REVERSAL
 from samband.store.outbox import emit, emit_all
+from samband.store.reversals import has_taken_back, may_go
 from samband.store.runs import Lease, fenced, owned
 from samband.store.turns import one_at_a_time
 
@@ -28,6 +29,8 @@ _item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
 _claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
 _run: sa.Table = Run.__table__  # type: ignore[attr-defined]
 
+_IN_FLIGHT_S: Final = 120.0
+"""How long a request that a worker began within its lease may still be on its way when the lease is over."""
 UNCERTAIN: Final = ("sent", "unknown")
 BOOKED: Final = ("accepted", "posted")
 
@@ -72,16 +75,14 @@ class Settling:
     # ── sending ──────────────────────────────────────────────────────────────
 
     async def bound_routes(self, integration_id: str) -> list[str]:
-        """Gives the routes that reserved items are bound to: they went that way before, or were ordered to."""
-        mine = sa.and_(
-            _item.c.integration_id == integration_id, _item.c.state == "reserved", _item.c.route.is_not(None)
-        )
+        """Gives the routes that items which may go out are bound to: they went that way before, or were ordered to."""
+        mine = sa.and_(_ready(integration_id), _item.c.route.is_not(None))
         async with self._db.read() as conn:
             return sorted(await conn.scalars(sa.select(_item.c.route).where(mine).distinct()))
 
     async def has_free(self, integration_id: str) -> bool:
-        """Tells whether something is reserved that is bound to no route."""
-        mine = sa.and_(_item.c.integration_id == integration_id, _item.c.state == "reserved", _item.c.route.is_(None))
+        """Tells whether something may go out that is bound to no route."""
+        mine = sa.and_(_ready(integration_id), _item.c.route.is_(None))
         async with self._db.read() as conn:
             return await conn.scalar(sa.select(_item.c.key).where(mine).limit(1)) is not None
 
@@ -99,9 +100,8 @@ class Settling:
         async with self._db.write() as conn:
             asked = fenced(sa.update(_run), lease).values(fence=_run.c.fence).returning(_run.c.cancel_requested_at)
             owned((await conn.execute(asked)).one_or_none())
-            mine = sa.and_(_item.c.integration_id == lease.integration_id, _item.c.state == "reserved")
             chosen = sa.select(_item.c.key).where(
-                mine, _item.c.route == way.name if is_bound else _item.c.route.is_(None)
+                _ready(lease.integration_id), _item.c.route == way.name if is_bound else _item.c.route.is_(None)
             )
             values: dict[str, Any] = {
                 "state": "sent", "sent_at": self._db.now(), "attempts": _item.c.attempts + 1, "fence": lease.fence,
@@ -250,14 +250,14 @@ class Settling:
             )  # fmt: skip
         working = sa.select(_run.c.id).where(
             _run.c.integration_id == row.integration_id, _run.c.operation == "export", _run.c.state == "running",
-            _run.c.lease_until > self._db.now(),
+            _run.c.lease_until > self._db.after(-_IN_FLIGHT_S if is_let_go else 0.0),
         )  # fmt: skip
         # What is let go is listened to no more: not while somebody is about to hear that it is there.
         mine = working if is_let_go else working.where(_run.c.id == row.run_id)
         if (is_let_go or row.state == "sent") and await conn.scalar(mine.limit(1)) is not None:
             raise ConflictError(
                 "A worker is sending it, or looking it up, just now.", code="still_sending",
-                hint="Wait for the run to end.",
+                hint="Wait for the run to end, or for two minutes when its worker died.",
             )  # fmt: skip
         return ExportItem(**row._mapping)
 
@@ -306,6 +306,10 @@ class Settling:
             return int(await conn.scalar(sa.select(sa.func.count()).select_from(_item).where(mine)) or 0)
 
 
+def _ready(integration_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_item.c.integration_id == integration_id, _item.c.state == "reserved", may_go())
+
+
 async def move(
     conn: AsyncConnection, organization_id: str, integration_id: str, run_id: str | None, receipts: Sequence[Receipt]
 ) -> list[tuple[ExportItem, str]]:
@@ -331,9 +335,10 @@ async def move(
         await conn.execute(changed.values({name[4:]: sa.bindparam(name) for name in names}), rows)
     await emit_all(conn, organization_id, [_event(item, receipt, run_id) for item, receipt in moving])
     for item, receipt in moving:
-        if item.purpose == "reversal" and receipt.state in BOOKED and item.state not in BOOKED:
+        had, has = has_taken_back(item.route, item.state), has_taken_back(item.route, receipt.state)
+        if item.purpose == "reversal" and has and not had:
             await finish_in(conn, item.key)
-        elif item.purpose == "reversal" and receipt.state == "rejected" and item.state in BOOKED:
+        elif item.purpose == "reversal" and had and not has:
             await reopen_in(conn, item.key)
         elif item.purpose == "booking" and receipt.state == "rejected" and item.state in BOOKED:
             await withdraw_in(conn, item)

@@ -193,7 +193,7 @@ async def get_correction(call: Call, org: OrgId, id: CorrectionId) -> Correction
     ),
 )
 async def approve_correction(call: Call, org: OrgId, id: CorrectionId, body: ApproveIn | None = None) -> CorrectionView:
-    """Agrees to a correction: the claim takes the change, and the reversal of its booking goes out with the next export.
+    """Agrees to a correction: the claim takes the change, and the reversal of its booking goes out once that is booked.
 
     Agreeing again to one whose reversal was refused, or never sent, reserves another reversal.
     """

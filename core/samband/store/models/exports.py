@@ -111,7 +111,7 @@ class Correction(Table, table=True):
     """A change to a claim that is in the books already: proposed, and carried out only when a person agrees.
 
     ``state`` is proposed → approved → done, or dismissed. When it is approved the claim takes ``body`` and a reversal of
-    ``item_key`` is reserved; it is done when that reversal is accepted.
+    ``item_key`` is reserved; it is done when that reversal is booked (by file: handed over).
     """
 
     __table_args__ = (
