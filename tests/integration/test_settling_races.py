@@ -84,7 +84,10 @@ async def _order_named(desk: Desk, id: str, lease: Lease) -> Sequence[Any]:
 async def test_settling_a_reversal_and_its_booking_at_once_waits_for_one_another_in_one_order(desk: Desk) -> None:
     reversal, booking = await _reversed(desk)
     integration = await desk.integration()
-    receipts = [Receipt(key=booking, state="posted", reference="1"), Receipt(key=reversal, state="posted", reference="2")]
+    receipts = [
+        Receipt(key=booking, state="posted", reference="1"),
+        Receipt(key=reversal, state="posted", reference="2"),
+    ]
     await desk.change(reversal, state="sent")
     async with desk.store.database.write() as conn:
         rows = sa.select(_item.c.key).where(_item.c.key == booking).with_for_update()

@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Final
 
 from samband import Context, RejectedError, Voucher
-from samband_xledger.books import complaints, look_up
 from samband_xledger.graphql import Xledger
+from samband_xledger.lines import complaints, look_up
 from samband_xledger.postings import claim_mark, read_line, to_text
 from samband_xledger.refusals import InputRefusedError, Row
 

@@ -30,7 +30,7 @@ from samband import (
     WebhookRequest,
     hookimpl,
 )
-from samband_xledger import bookings, books, charts, files, rights, routing, sending, soap
+from samband_xledger import bookings, books, charts, files, rights, routing, sending, soap, tracing
 from samband_xledger.graphql import Xledger
 from samband_xledger.records import LEDGER_ENTRY, to_ledger_entry
 from samband_xledger.settings import XledgerCredentials, XledgerSettings
@@ -143,7 +143,7 @@ async def find_exported(ctx: Context, keys: Sequence[str], sought: Sequence[Soug
     """Looks vouchers up among what is staged, refused and posted, whichever way they went."""
     known = {one.key: one for one in sought}
     wanted = [known.get(key) or Sought(key=key, state="unknown") for key in keys]
-    async with aclosing(books.find(ctx, Xledger(ctx), wanted)) as receipts:
+    async with aclosing(tracing.find(ctx, Xledger(ctx), wanted)) as receipts:
         async for receipt in receipts:
             yield receipt
 

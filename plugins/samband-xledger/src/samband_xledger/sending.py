@@ -24,7 +24,7 @@ from samband import (
     UnavailableError,
     Voucher,
 )
-from samband_xledger import books
+from samband_xledger import tracing
 from samband_xledger.earlier import find_earlier
 from samband_xledger.graphql import Xledger
 from samband_xledger.postings import Node, Parcel, nodes_of, packed, split_key, to_text, voucher_of
@@ -110,7 +110,7 @@ async def _already_there(ctx: Context, wire: Xledger, vouchers: Sequence[Voucher
     unsettled = {voucher.key: voucher for voucher in vouchers}
     message = "It was there a moment ago and cannot be found now."
     try:
-        async for receipt in books.find(ctx, wire, [_sought(ctx, voucher) for voucher in vouchers]):
+        async for receipt in tracing.find(ctx, wire, [_sought(ctx, voucher) for voucher in vouchers]):
             unsettled.pop(receipt.key)
             yield receipt
     except AdapterError as err:
@@ -161,7 +161,7 @@ async def _stored(ctx: Context, wire: Xledger, parcel: Parcel) -> dict[str, Rece
     """Gives what a refused mutation has stored after all. Whatever comes in the way makes all of it uncertain."""
     sought = [_sought(ctx, voucher) for voucher in parcel.vouchers]
     try:
-        return {receipt.key: receipt async for receipt in books.find(ctx, wire, sought)}
+        return {receipt.key: receipt async for receipt in tracing.find(ctx, wire, sought)}
     except Exception as err:
         # Nothing of it is sent again before it has been looked up; the host does that for what has no receipt.
         raise OutcomeUnknownError(
