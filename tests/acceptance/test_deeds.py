@@ -200,7 +200,7 @@ class Desk:
         return (await self.service.runs.get(ORG, run_id)).state
 
     async def set_run(self, run_id: str, **values: Any) -> None:
-        table: sa.Table = Run.__table__  # type: ignore[attr-defined]
+        table: sa.Table = Run.__table__
         async with self.store.database.write() as conn:
             await conn.execute(sa.update(table).where(table.c.id == run_id).values(**values))
 
@@ -356,7 +356,7 @@ async def _drop(desk: Desk) -> None:
 
 async def _decide_on_item(desk: Desk, id: str) -> None:
     """Has somebody export a claim once more, and settle the new item when nobody knows what became of it."""
-    table: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+    table: sa.Table = ExportItem.__table__
     reason = {"reason": "Seen in their list."}
 
     async def become_unknown() -> None:
@@ -382,7 +382,7 @@ async def _book(desk: Desk, id: str) -> None:
         "mapping_version": 1, "reverses": None,
         "lines": [{"n": n, "key": f"k-{n}", "account": "1", "amount": a, **line} for n, a in ((1, "1.00"), (2, "-1.00"))],
     }  # fmt: skip
-    table: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+    table: sa.Table = ExportItem.__table__
     async with desk.store.database.write() as conn:
         booked = sa.update(table).where(table.c.reimbursement_id == id)
         await conn.execute(booked.values(state="posted", voucher=voucher))

@@ -76,14 +76,14 @@ async def seal_thousands(store: Store) -> dict[str, dict[str, str]]:
     ]  # fmt: skip
     async with store.database.write() as conn:
         for start in range(0, len(rows), 500):
-            await conn.execute(sa.insert(Inbox.__table__), rows[start : start + 500])  # type: ignore[attr-defined]
+            await conn.execute(sa.insert(Inbox.__table__), rows[start : start + 500])
     return given
 
 
 async def keys_in(store: Store) -> Counter[str]:
     counts: Counter[str] = Counter()
     async with store.database.read() as conn:
-        for column in (Credential.__table__.c.sealed, Inbox.__table__.c.content):  # type: ignore[attr-defined]
+        for column in (Credential.__table__.c.sealed, Inbox.__table__.c.content):
             heads = sa.func.substr(column, 1, 9)
             for head, number in await conn.execute(sa.select(heads, sa.func.count()).group_by(heads)):
                 counts[bytes(head)[1:].hex()] += number

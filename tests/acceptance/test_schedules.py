@@ -15,7 +15,7 @@ from .conftest import Hosts, Simulator, until
 async def test_scheduled_sync_is_done_by_whoever_works(hosts: Hosts, simulator: Simulator) -> None:
     await hosts.connect(simulator)
     await hosts.service.schedule_sync("hlf", "dynamics365", cron="30 2 * * *")
-    table: Any = Schedule.__table__  # type: ignore[attr-defined]
+    table: Any = Schedule.__table__
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     async with hosts.store.database.write() as conn:
         await conn.execute(sa.update(table).values(next_planned_at=now, next_at=now))

@@ -24,7 +24,7 @@ from samband.views.exports import ExportItemView
 from .playing import SilentBell
 
 ORG, PLUGIN = "nbf", "books"
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
 
 MAPPING: dict[str, Any] = {
     "payee": {"strategy": "employee", "account": "2910", "code": "{payee.id}"},

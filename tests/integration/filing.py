@@ -232,7 +232,7 @@ class Desk:
                     **{"voucher_number": number, "voucher": to_row(made), "route": "file", "attempts": 1, **values},
                 )  # fmt: skip
                 for each in (claim, row):
-                    await conn.execute(sa.insert(each.__table__).values(**each.model_dump()))  # type: ignore[attr-defined]
+                    await conn.execute(sa.insert(each.__table__).values(**each.model_dump()))
 
     async def states(self) -> dict[int, str]:
         async with self.store.database.read() as conn:

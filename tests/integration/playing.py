@@ -157,7 +157,7 @@ class Bench:
 
     async def set_run(self, run_id: str, **values: Any) -> None:
         """Brings a run's row into a state that a crash could have left."""
-        table: sa.Table = Run.__table__  # type: ignore[attr-defined]
+        table: sa.Table = Run.__table__
         async with self.store.database.write() as conn:
             await conn.execute(sa.update(table).where(table.c.id == run_id).values(**values))
 

@@ -23,7 +23,7 @@ from samband.store.models import ApiKey
 Client = TestClient[Any, Any]
 Ask = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 ALL = ["read", "operate", "configure", "admin"]
-_key: sa.Table = ApiKey.__table__  # type: ignore[attr-defined]
+_key: sa.Table = ApiKey.__table__
 
 
 @pytest.fixture

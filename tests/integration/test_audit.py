@@ -24,7 +24,7 @@ from samband.store.outbox import emit
 from samband.store.trail import Verdict, Wanted
 
 TASKS, EACH = 20, 5
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
+_organization: sa.Table = Organization.__table__
 
 
 @pytest.fixture

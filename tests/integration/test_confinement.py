@@ -101,7 +101,7 @@ async def test_what_a_run_does_is_told_under_its_own_name(store: Store) -> None:
     finally:
         await bench.close()
     assert "held" == run.state
-    table: sa.Table = AuditEntry.__table__  # type: ignore[attr-defined]
+    table: sa.Table = AuditEntry.__table__
     async with store.database.read() as conn:
         held = await conn.scalars(sa.select(table.c.actor).where(table.c.action == "run.held"))
         assert [f"run:{run.id}"] == list(held)

@@ -78,7 +78,7 @@ class House:
 
     async def deeds(self) -> list[str]:
         async with self.store.database.read() as conn:
-            table = AuditEntry.__table__  # type: ignore[attr-defined]
+            table = AuditEntry.__table__
             deeds = await conn.scalars(sa.select(table.c.action).order_by(table.c.seq))
             return [deed for deed in deeds if deed.startswith(("token.", "consent."))]
 
@@ -160,7 +160,7 @@ async def test_neither_state_nor_verifier_is_readable_in_the_database(house: Hou
     link = await house.link()
     await house.come_back(state=link["state"], code=house.agree(link))
     async with house.store.database.read() as conn:
-        (row,) = (await conn.execute(sa.select(Consent.__table__))).all()  # type: ignore[attr-defined]
+        (row,) = (await conn.execute(sa.select(Consent.__table__))).all()
     kept = " ".join(str(value) for value in row) + bytes(row.sealed).decode("latin-1")
     assert link["state"] not in kept
     assert house.server.forms[0]["code_verifier"] not in kept
@@ -188,7 +188,7 @@ async def test_a_link_that_is_too_old_is_worth_nothing(house: House) -> None:
     link = await house.link()
     async with house.store.database.write() as conn:
         past = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
-        await conn.execute(sa.update(Consent.__table__).values(expires_at=past))  # type: ignore[attr-defined]
+        await conn.execute(sa.update(Consent.__table__).values(expires_at=past))
     status, page = await house.come_back(state=link["state"], code=house.agree(link))
     assert (404, True, 0) == (status, "too old" in page, house.server.token_calls)
 
@@ -235,7 +235,7 @@ async def test_a_code_they_do_not_take_is_told_and_nothing_is_kept(house: House)
     status, page = await house.come_back(state=link["state"], code="CANARY-code")
     assert (502, True, False) == (status, "refused" in page, "CANARY" in page)
     async with house.store.database.read() as conn:
-        assert [] == (await conn.execute(sa.select(KeptToken.__table__))).all()  # type: ignore[attr-defined]
+        assert [] == (await conn.execute(sa.select(KeptToken.__table__))).all()
 
 
 async def test_an_answer_for_settings_that_were_changed_meanwhile_is_not_taken(house: House) -> None:

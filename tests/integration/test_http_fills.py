@@ -238,5 +238,5 @@ async def test_a_kept_token_comes_back_with_its_hosts_and_fills_and_hides_them(s
         assert await store.tokens.adopt(claim, KeptAccess(token=token, renew_at=None, renewed_at=now)) is not None
         assert token == (await store.tokens.row(claim, now)).kept.token
     async with store.database.read() as conn:
-        row = (await conn.execute(KeptToken.__table__.select())).one()  # type: ignore[attr-defined]
+        row = (await conn.execute(KeptToken.__table__.select())).one()
     assert "7731" not in " ".join(str(value) for value in row)

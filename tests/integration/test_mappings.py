@@ -44,7 +44,7 @@ CLAIM: dict[str, Any] = {
     ],
 }  # fmt: skip
 FAR = dt.date(2199, 1, 1)
-_copy: sa.Table = ChartCopy.__table__  # type: ignore[attr-defined]
+_copy: sa.Table = ChartCopy.__table__
 
 
 class Settings(SettingsModel):

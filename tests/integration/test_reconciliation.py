@@ -147,7 +147,7 @@ async def keep(store: Store, org: str, made: Sequence[Voucher], state: str = "po
         for one in made
     ]  # fmt: skip
     async with store.database.write() as conn:
-        await conn.execute(sa.insert(ExportItem.__table__), rows)  # type: ignore[attr-defined]
+        await conn.execute(sa.insert(ExportItem.__table__), rows)
 
 
 async def map_claims(store: Store, integration_id: str) -> None:
@@ -161,7 +161,7 @@ async def map_claims(store: Store, integration_id: str) -> None:
         "effective_from": dt.date(2020, 1, 1), "author": "", "note": "", "created_at": NOW,
     }  # fmt: skip
     async with store.database.write() as conn:
-        await conn.execute(sa.insert(Mapping.__table__).values(**row))  # type: ignore[attr-defined]
+        await conn.execute(sa.insert(Mapping.__table__).values(**row))
 
 
 async def claim(
@@ -174,7 +174,7 @@ async def claim(
         "created_at": NOW, "updated_at": NOW,
     }  # fmt: skip
     async with store.database.write() as conn:
-        await conn.execute(sa.insert(Reimbursement.__table__).values(**row))  # type: ignore[attr-defined]
+        await conn.execute(sa.insert(Reimbursement.__table__).values(**row))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from samband.views.reimbursements import CorrectionView
 from .playing import SilentBell
 
 ORG, OTHER = "nbf", "hlf"
-ITEM = ExportItem.__table__  # type: ignore[attr-defined]
+ITEM = ExportItem.__table__
 
 
 def claim(amount: str = "100.00", status: str = "approved", **more: Any) -> dict[str, Any]:

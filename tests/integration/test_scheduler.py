@@ -410,7 +410,7 @@ async def test_pause_shows_a_time_that_waited_for_its_jitter_as_skipped(world: W
 
 async def come(world: World, view: ScheduleView) -> dt.datetime:
     """Lets the next planned time have come a while ago, and gives it."""
-    table: Any = Schedule.__table__  # type: ignore[attr-defined]
+    table: Any = Schedule.__table__
     at = view.next[0].at - HOUR
     async with world.store.database.write() as conn:
         await conn.execute(sa.update(table).values(next_planned_at=at, next_at=at + 9 * HOUR))
@@ -510,7 +510,7 @@ async def test_long_gap_is_counted_and_its_newest_times_are_listed(world: World)
 
 async def begin_pause(world: World, at: dt.datetime) -> None:
     """Lets a pause have begun earlier."""
-    table: Any = Schedule.__table__  # type: ignore[attr-defined]
+    table: Any = Schedule.__table__
     async with world.store.database.write() as conn:
         await conn.execute(sa.update(table).values(paused_at=at))
 
@@ -572,7 +572,7 @@ async def test_scheduler_goes_by_the_databases_clock(world: World) -> None:
     scheduler = world.scheduler(clock=None)
     await scheduler.round()
     assert [] == await world.told()
-    table: Any = Schedule.__table__  # type: ignore[attr-defined]
+    table: Any = Schedule.__table__
     async with world.store.database.write() as conn:
         at = dt.datetime.now(dt.UTC).replace(microsecond=0)
         await conn.execute(sa.update(table).values(next_planned_at=at, next_at=at))
@@ -645,7 +645,7 @@ async def test_quiet_round_is_one_statement_that_an_index_serves(world: World) -
 async def fill(world: World, integration: Integration, count: int) -> None:
     """Adds schedules that are not due yet, each with a planned time that has come before."""
     await world.schedule()
-    table: Any = Schedule.__table__  # type: ignore[attr-defined]
+    table: Any = Schedule.__table__
     listed = ", ".join(f'"{c.name}"' for c in table.c if c.name not in ("id", "name"))
     numbers = {
         "sqlite": "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :count)",

@@ -17,7 +17,7 @@ from samband.store.trail import Wanted
 
 from .booking import MAPPING, ORG, PLUGIN, Books, Desk, FilingBooks, RoutedBooks, ago, claim
 
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__
 
 
 @pytest.fixture

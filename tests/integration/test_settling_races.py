@@ -20,7 +20,7 @@ from samband.store.trail import Wanted
 
 from .booking import ORG, PLUGIN, Books, Credentials, Desk, FilingBooks, Settings, ago, claim
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
 
 
 @pytest.fixture

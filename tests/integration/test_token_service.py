@@ -71,17 +71,17 @@ class Scene:
 
     async def raw(self) -> Any:
         async with self.store.database.read() as conn:
-            return (await conn.execute(sa.select(KeptToken.__table__))).one()  # type: ignore[attr-defined]
+            return (await conn.execute(sa.select(KeptToken.__table__))).one()
 
     async def events(self) -> list[str]:
         async with self.store.database.read() as conn:
-            table = Outbox.__table__  # type: ignore[attr-defined]
+            table = Outbox.__table__
             kinds = await conn.scalars(sa.select(table.c.type).order_by(table.c.seq))
             return [kind for kind in kinds if kind in (REAUTHENTICATE, RECOVERED)]
 
     async def deeds(self) -> list[str]:
         async with self.store.database.read() as conn:
-            table = AuditEntry.__table__  # type: ignore[attr-defined]
+            table = AuditEntry.__table__
             deeds = await conn.scalars(sa.select(table.c.action).order_by(table.c.seq))
             return [deed for deed in deeds if deed.startswith(("token.", "consent."))]
 
@@ -329,7 +329,7 @@ async def test_other_trouble_asks_nobody_to_sign_in_and_is_tried_again(
 async def test_a_token_that_is_not_over_is_used_while_the_endpoint_is_away(scene: Scene, adapter: Adapter) -> None:
     await scene.adopt(lasts_s=60)
     async with scene.store.database.write() as conn:
-        table = KeptToken.__table__  # type: ignore[attr-defined]
+        table = KeptToken.__table__
         await conn.execute(sa.update(table).values(renew_at=LONG_AGO))
     scene.server.is_away = True
     assert "Foreningen" == (await adapter.check(await scene.connection())).summary

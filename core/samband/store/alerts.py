@@ -17,7 +17,7 @@ from samband.store.database import Database
 from samband.store.models import Alert
 from samband.store.outbox import emit
 
-_alert: sa.Table = Alert.__table__  # type: ignore[attr-defined]
+_alert: sa.Table = Alert.__table__
 
 
 class Alerts:

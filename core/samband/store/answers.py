@@ -13,7 +13,7 @@ from samband.store.database import Database
 from samband.store.models import KeptAnswer
 from samband.store.vault import Vault
 
-_kept: sa.Table = KeptAnswer.__table__  # type: ignore[attr-defined]
+_kept: sa.Table = KeptAnswer.__table__
 
 KEPT_FOR = dt.timedelta(hours=24)
 _SWEEP_LIMIT = 5_000

@@ -18,8 +18,8 @@ from samband.store.audit import HOST, record
 from samband.store.database import Database
 from samband.store.models import ApiKey, Organization
 
-_key: sa.Table = ApiKey.__table__  # type: ignore[attr-defined]
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
+_key: sa.Table = ApiKey.__table__
+_organization: sa.Table = Organization.__table__
 
 log = structlog.stdlib.get_logger("samband.store.api_keys")
 

@@ -23,10 +23,10 @@ from samband.store.vault import Vault
 
 __all__ = ["UNNUMBERED", "Arrival", "Arrivals", "Tally"]
 
-_inbox: sa.Table = Inbox.__table__  # type: ignore[attr-defined]
-_count: sa.Table = WebhookCount.__table__  # type: ignore[attr-defined]
-_webhook: sa.Table = Webhook.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_inbox: sa.Table = Inbox.__table__
+_count: sa.Table = WebhookCount.__table__
+_webhook: sa.Table = Webhook.__table__
+_integration: sa.Table = Integration.__table__
 
 UNNUMBERED = "unnumbered"
 """The reason of a delivery whose sender gave it no id; see `Arrivals.take_in`."""

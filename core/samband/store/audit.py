@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.acting import EVERYWHERE, acting
 from samband.store.models import AuditEntry, AuditHead, Organization
 
-_entry: sa.Table = AuditEntry.__table__  # type: ignore[attr-defined]
-_head: sa.Table = AuditHead.__table__  # type: ignore[attr-defined]
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
+_entry: sa.Table = AuditEntry.__table__
+_head: sa.Table = AuditHead.__table__
+_organization: sa.Table = Organization.__table__
 
 HOST = EVERYWHERE
 """The chain of what concerns the whole host."""

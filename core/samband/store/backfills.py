@@ -19,11 +19,11 @@ __all__ = ["SAMPLE", "Backfills", "Cause", "Failed"]
 SAMPLE = 5
 """Keys shown with each cause."""
 
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_outcome: sa.Table = Outcome.__table__  # type: ignore[attr-defined]
-_page: sa.Table = Page.__table__  # type: ignore[attr-defined]
-_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
-_difference: sa.Table = Difference.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__
+_outcome: sa.Table = Outcome.__table__
+_page: sa.Table = Page.__table__
+_stream: sa.Table = Stream.__table__
+_difference: sa.Table = Difference.__table__
 
 
 @dataclass(frozen=True, slots=True)

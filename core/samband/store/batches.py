@@ -16,10 +16,10 @@ from samband.store.database import Database
 from samband.store.models import ExportItem, KeptFile, Reimbursement, Run
 from samband.store.reserving import approval_day
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_file: sa.Table = KeptFile.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
+_claim: sa.Table = Reimbursement.__table__
+_run: sa.Table = Run.__table__
+_file: sa.Table = KeptFile.__table__
 
 _OVERLAPS: Final = 50
 

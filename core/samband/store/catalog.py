@@ -21,9 +21,9 @@ from samband.store.ids import new_id
 from samband.store.models import Credential, Integration, Organization
 from samband.store.vault import Vault
 
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
+_organization: sa.Table = Organization.__table__
+_integration: sa.Table = Integration.__table__
+_credential: sa.Table = Credential.__table__
 
 _MOST_NAMES = 50
 """What one list in the audit trail holds."""

@@ -16,9 +16,9 @@ from samband.store.database import Database
 from samband.store.models import ChartCopy, Integration
 from samband.store.models import Mapping as MappingRow
 
-_copy: sa.Table = ChartCopy.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_mapping: sa.Table = MappingRow.__table__  # type: ignore[attr-defined]
+_copy: sa.Table = ChartCopy.__table__
+_integration: sa.Table = Integration.__table__
+_mapping: sa.Table = MappingRow.__table__
 
 READ_EVERY_S: Final = 86_400.0
 """How often a chart is read by itself."""

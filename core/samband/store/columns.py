@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: SQLModel needs the real types.
 import datetime as dt
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -64,6 +64,8 @@ class Table(SQLModel):
     """Base of every table; one metadata with a naming convention so that migrations have stable names."""
 
     metadata = sa.MetaData(naming_convention=NAMING)
+    if TYPE_CHECKING:
+        __table__: ClassVar[sa.Table]  # SQLAlchemy sets it; SQLModel's types do not say so
 
 
 def text(*, primary_key: bool = False, nullable: bool = False, default: Any = ..., length: int | None = None) -> Any:

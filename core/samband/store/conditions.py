@@ -13,13 +13,13 @@ from samband.store.connections import move_connection
 from samband.store.database import Database
 from samband.store.models import LIVE, Alert, Credential, DeadLetter, ExportItem, Integration, Run, Schedule
 
-_alert: sa.Table = Alert.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
-_schedule: sa.Table = Schedule.__table__  # type: ignore[attr-defined]
-_dead: sa.Table = DeadLetter.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_alert: sa.Table = Alert.__table__
+_integration: sa.Table = Integration.__table__
+_credential: sa.Table = Credential.__table__
+_schedule: sa.Table = Schedule.__table__
+_dead: sa.Table = DeadLetter.__table__
+_run: sa.Table = Run.__table__
+_item: sa.Table = ExportItem.__table__
 
 UNCERTAIN_FOR = dt.timedelta(hours=1)
 """How long nobody may know of an exported item whether it arrived before somebody is told."""

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.store.models import Integration
 from samband.store.outbox import emit
 
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_integration: sa.Table = Integration.__table__
 
 BROKEN = ("needs_reauthentication", "misconfigured")
 """What a person has to mend; ``degraded`` passes by itself and ``unknown`` says nothing."""

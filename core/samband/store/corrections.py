@@ -30,10 +30,10 @@ from samband.store.turns import one_at_a_time
 if TYPE_CHECKING:
     from samband.store.ledger import Ledger  # it tells of reversals that were accepted, and so imports this module
 
-_correction: sa.Table = Correction.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_version: sa.Table = ReimbursementVersion.__table__  # type: ignore[attr-defined]
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_correction: sa.Table = Correction.__table__
+_claim: sa.Table = Reimbursement.__table__
+_version: sa.Table = ReimbursementVersion.__table__
+_item: sa.Table = ExportItem.__table__
 
 IN_THE_BOOKS = ("accepted", "posted")
 _IDS_PER_ENTRY = 100  # what one entry of the audit trail takes

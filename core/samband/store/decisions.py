@@ -17,8 +17,8 @@ from samband.store.database import Database
 from samband.store.models import Run, Stream
 from samband.store.runs import MAX_NOTES, Lease, fenced, owned, tell
 
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__
+_stream: sa.Table = Stream.__table__
 
 _OVER = {"lease_owner": None, "lease_until": None}
 

@@ -17,10 +17,10 @@ from samband.store.subscriptions import hold, switch_off
 
 __all__ = ["Deliveries", "Delivery", "Failure", "plan_by_order"]
 
-_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
-_subscription: sa.Table = Subscription.__table__  # type: ignore[attr-defined]
-_delivery: sa.Table = EventDelivery.__table__  # type: ignore[attr-defined]
-_attempt: sa.Table = EventAttempt.__table__  # type: ignore[attr-defined]
+_outbox: sa.Table = Outbox.__table__
+_subscription: sa.Table = Subscription.__table__
+_delivery: sa.Table = EventDelivery.__table__
+_attempt: sa.Table = EventAttempt.__table__
 
 _PENDING_WORD: sa.ColumnElement[str] = sa.literal_column(
     "'pending'"

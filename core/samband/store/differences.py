@@ -25,10 +25,10 @@ _DISCARDED = {"*": "discarded"}
 _AT_ONCE = 2_000
 _SWEPT_AT_ONCE = 100
 
-_difference: sa.Table = Difference.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_record: sa.Table = Record.__table__  # type: ignore[attr-defined]
-_binding: sa.Table = Binding.__table__  # type: ignore[attr-defined]
+_difference: sa.Table = Difference.__table__
+_run: sa.Table = Run.__table__
+_record: sa.Table = Record.__table__
+_binding: sa.Table = Binding.__table__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

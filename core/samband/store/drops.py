@@ -18,7 +18,7 @@ from samband.store.database import Database
 from samband.store.models import DropPoint, Integration
 from samband.store.vault import Vault
 
-_drop: sa.Table = DropPoint.__table__  # type: ignore[attr-defined]
+_drop: sa.Table = DropPoint.__table__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from samband.store.models import LIVE, Run
 
 __all__ = ["Bounds", "has_room", "is_due", "startable", "take_turns"]
 
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__
 
 _Clock = sa.ColumnElement[dt.datetime]
 

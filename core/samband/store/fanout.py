@@ -22,10 +22,10 @@ __all__ = ["MAX_REPLAYED", "FanOut"]
 MAX_REPLAYED = 10_000
 """Events that one call has sent again: what is made in one transaction, and what a receiver is to bear, has a bound."""
 
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
-_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
-_subscription: sa.Table = Subscription.__table__  # type: ignore[attr-defined]
-_delivery: sa.Table = EventDelivery.__table__  # type: ignore[attr-defined]
+_organization: sa.Table = Organization.__table__
+_outbox: sa.Table = Outbox.__table__
+_subscription: sa.Table = Subscription.__table__
+_delivery: sa.Table = EventDelivery.__table__
 
 _PENDING_WORD: sa.ColumnElement[str] = sa.literal_column(
     "'pending'"

@@ -12,14 +12,14 @@ from samband.errors import NotFoundError
 from samband.store.database import Database
 from samband.store.models import Binding, Change, Integration, Outcome, Page, Record, Run, Stream
 
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_page: sa.Table = Page.__table__  # type: ignore[attr-defined]
-_change: sa.Table = Change.__table__  # type: ignore[attr-defined]
-_outcome: sa.Table = Outcome.__table__  # type: ignore[attr-defined]
-_record: sa.Table = Record.__table__  # type: ignore[attr-defined]
-_binding: sa.Table = Binding.__table__  # type: ignore[attr-defined]
-_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__
+_page: sa.Table = Page.__table__
+_change: sa.Table = Change.__table__
+_outcome: sa.Table = Outcome.__table__
+_record: sa.Table = Record.__table__
+_binding: sa.Table = Binding.__table__
+_stream: sa.Table = Stream.__table__
+_integration: sa.Table = Integration.__table__
 
 # An outcome's position is its page's number times this, plus its place in the page: changes first, then the others.
 PAGE_STRIDE = 100_000_000

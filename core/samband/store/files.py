@@ -27,10 +27,10 @@ from samband.store.models import ExportItem, KeptFile, Reimbursement, Run
 from samband.store.runs import Lease, fenced, owned
 from samband.store.vault import Vault
 
-_file: sa.Table = KeptFile.__table__  # type: ignore[attr-defined]
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_file: sa.Table = KeptFile.__table__
+_item: sa.Table = ExportItem.__table__
+_claim: sa.Table = Reimbursement.__table__
+_run: sa.Table = Run.__table__
 
 _FACTS = [column for column in _file.columns if column.name != "content"]
 _KEYS = _file.c["keys"]  # not .keys, which is a method of the collection

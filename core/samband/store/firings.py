@@ -24,11 +24,11 @@ from samband.store.outbox import emit
 from samband.store.runs import Runs, tell
 from samband.store.schedules import IS_WAITING
 
-_schedule: sa.Table = Schedule.__table__  # type: ignore[attr-defined]
-_occurrence: sa.Table = Occurrence.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_schedule: sa.Table = Schedule.__table__
+_occurrence: sa.Table = Occurrence.__table__
+_integration: sa.Table = Integration.__table__
+_credential: sa.Table = Credential.__table__
+_run: sa.Table = Run.__table__
 
 CATCH_UP = "catch_up"
 """The reason of a waiting occurrence that a newer one does not supersede."""

@@ -21,11 +21,11 @@ from samband.store.database import Database
 from samband.store.models import LIVE, Inbox, Integration, Run, Webhook, WebhookCount
 from samband.store.runs import Runs
 
-_inbox: sa.Table = Inbox.__table__  # type: ignore[attr-defined]
-_count: sa.Table = WebhookCount.__table__  # type: ignore[attr-defined]
-_webhook: sa.Table = Webhook.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_inbox: sa.Table = Inbox.__table__
+_count: sa.Table = WebhookCount.__table__
+_webhook: sa.Table = Webhook.__table__
+_integration: sa.Table = Integration.__table__
+_run: sa.Table = Run.__table__
 
 TAKEN_AT_ONCE = 20_000
 """Deliveries that one run takes up; those beyond wait for the next one."""

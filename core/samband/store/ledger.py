@@ -41,9 +41,9 @@ __all__ = [
     "Way",
 ]
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
+_run: sa.Table = Run.__table__
+_integration: sa.Table = Integration.__table__
 
 STEPS_S: Final = (15.0, 60.0, 300.0, 3600.0, 21_600.0)
 """Ages at which the other side is asked about an item; beyond the last one it is asked again after as long as that."""

@@ -14,9 +14,9 @@ from samband.store.database import Database
 from samband.store.models import DeadLetter, Integration, Run
 from samband.views import ErrorView
 
-_dead: sa.Table = DeadLetter.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_dead: sa.Table = DeadLetter.__table__
+_run: sa.Table = Run.__table__
+_integration: sa.Table = Integration.__table__
 
 _OPEN = _dead.c.acknowledged_at.is_(None)
 

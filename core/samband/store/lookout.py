@@ -16,10 +16,10 @@ from samband.store.database import Database
 from samband.store.models import LIVE, Integration, Occurrence, Run, Schedule, UtcInstant
 from samband.store.schedules import IS_WAITING, newest_success
 
-_schedule: sa.Table = Schedule.__table__  # type: ignore[attr-defined]
-_occurrence: sa.Table = Occurrence.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_schedule: sa.Table = Schedule.__table__
+_occurrence: sa.Table = Occurrence.__table__
+_integration: sa.Table = Integration.__table__
+_run: sa.Table = Run.__table__
 
 Key = tuple[str, dt.datetime]
 """A schedule's id and a planned time of it: an occurrence."""

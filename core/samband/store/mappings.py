@@ -18,8 +18,8 @@ from samband.store import audit, columns
 from samband.store.database import Database
 from samband.store.models import Integration, Mapping, Reimbursement
 
-_mapping: sa.Table = Mapping.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
+_mapping: sa.Table = Mapping.__table__
+_claim: sa.Table = Reimbursement.__table__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from samband.errors import ConflictError
 from samband.rules.selecting import next_number, number_of
 from samband.store.models import ExportItem
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
 
 _ASKED_AT_ONCE: Final = 5_000
 _PROBED_AT_ONCE: Final = 200

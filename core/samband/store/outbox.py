@@ -16,9 +16,9 @@ from samband.store.database import Database
 from samband.store.ids import new_id
 from samband.store.models import EventDelivery, Organization, Outbox
 
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
-_outbox: sa.Table = Outbox.__table__  # type: ignore[attr-defined]
-_delivery: sa.Table = EventDelivery.__table__  # type: ignore[attr-defined]
+_organization: sa.Table = Organization.__table__
+_outbox: sa.Table = Outbox.__table__
+_delivery: sa.Table = EventDelivery.__table__
 
 _SWEPT_AT_ONCE = 2_000
 

@@ -24,13 +24,13 @@ from samband.store.weighing import TooMuchError, weigh
 
 COUNTS = ("created", "updated", "unchanged", "deleted", "skipped", "failed")
 
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
-_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_page: sa.Table = Page.__table__  # type: ignore[attr-defined]
-_binding: sa.Table = Binding.__table__  # type: ignore[attr-defined]
-_record: sa.Table = Record.__table__  # type: ignore[attr-defined]
-_change: sa.Table = Change.__table__  # type: ignore[attr-defined]
+_organization: sa.Table = Organization.__table__
+_stream: sa.Table = Stream.__table__
+_run: sa.Table = Run.__table__
+_page: sa.Table = Page.__table__
+_binding: sa.Table = Binding.__table__
+_record: sa.Table = Record.__table__
+_change: sa.Table = Change.__table__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

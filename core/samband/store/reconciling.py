@@ -17,8 +17,8 @@ from samband.store.database import Database
 from samband.store.mappings import active_in
 from samband.store.models import ExportItem, Integration, Reimbursement
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
+_claim: sa.Table = Reimbursement.__table__
 
 _AT_ONCE: Final = 500
 _COLUMNS: Final = (

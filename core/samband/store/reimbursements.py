@@ -20,10 +20,10 @@ from samband.store.database import Database
 from samband.store.models import Correction, ExportItem, Reimbursement, ReimbursementVersion
 from samband.store.turns import one_at_a_time
 
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_version: sa.Table = ReimbursementVersion.__table__  # type: ignore[attr-defined]
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_correction: sa.Table = Correction.__table__  # type: ignore[attr-defined]
+_claim: sa.Table = Reimbursement.__table__
+_version: sa.Table = ReimbursementVersion.__table__
+_item: sa.Table = ExportItem.__table__
+_correction: sa.Table = Correction.__table__
 
 _IDS_PER_ENTRY = 100  # what one entry of the audit trail takes
 

@@ -16,7 +16,7 @@ from samband.store.models import ExportItem, Integration
 from samband.store.settling import BOOKED, move
 from samband.store.turns import one_at_a_time
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,9 +31,9 @@ from samband.store.outbox import emit
 from samband.store.runs import Runs
 from samband.store.turns import one_at_a_time
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
+_claim: sa.Table = Reimbursement.__table__
+_run: sa.Table = Run.__table__
 
 MAX_CLAIMS: Final = 10_000
 """Claims that one order takes at most; the rest stays approved for the next one."""

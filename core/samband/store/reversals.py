@@ -15,7 +15,7 @@ from samband.store.models import ExportItem
 
 __all__ = ["has_taken_back", "may_go"]
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
 
 
 def may_go() -> sa.ColumnElement[bool]:

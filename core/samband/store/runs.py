@@ -23,9 +23,9 @@ from samband.store.models import LIVE, ExportItem, Idempotency, Integration, Run
 from samband.store.outbox import emit
 from samband.views import ErrorView
 
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_idempotency: sa.Table = Idempotency.__table__  # type: ignore[attr-defined]
+_run: sa.Table = Run.__table__
+_item: sa.Table = ExportItem.__table__
+_idempotency: sa.Table = Idempotency.__table__
 
 MAX_NOTES = 20
 DRY_RUN = "dry_run"
@@ -404,7 +404,7 @@ class Runs:
         # two transactions that did it in two orders would wait for each other.
         if lease.operation == DRY_RUN:
             return
-        present = sa.select(Integration.__table__.c.revision).where(Integration.__table__.c.id == lease.integration_id)  # type: ignore[attr-defined]
+        present = sa.select(Integration.__table__.c.revision).where(Integration.__table__.c.id == lease.integration_id)
         if revision is not None and await conn.scalar(present) != revision:
             return  # what was used has been changed since, and the run says nothing about what is there now
         await move_connection(conn, lease.integration_id, connection, code=code)

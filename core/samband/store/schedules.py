@@ -18,9 +18,9 @@ from samband.store.ids import new_id
 from samband.store.models import LIVE, Integration, Occurrence, Run, Schedule
 from samband.store.runs import tell
 
-_schedule: sa.Table = Schedule.__table__  # type: ignore[attr-defined]
-_occurrence: sa.Table = Occurrence.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_schedule: sa.Table = Schedule.__table__
+_occurrence: sa.Table = Occurrence.__table__
+_run: sa.Table = Run.__table__
 
 MAX_SCHEDULES = 50
 """Of one integration, so that they can be listed whole."""

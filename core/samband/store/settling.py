@@ -25,9 +25,9 @@ from samband.store.reversals import has_taken_back, may_go
 from samband.store.runs import Lease, fenced, owned
 from samband.store.turns import one_at_a_time
 
-_item: sa.Table = ExportItem.__table__  # type: ignore[attr-defined]
-_claim: sa.Table = Reimbursement.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_item: sa.Table = ExportItem.__table__
+_claim: sa.Table = Reimbursement.__table__
+_run: sa.Table = Run.__table__
 
 _IN_FLIGHT_S: Final = 120.0
 """How long a request that a worker began within its lease may still be on its way when the lease is over."""

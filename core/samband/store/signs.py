@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from samband.store.database import Database
 from samband.store.models import SignOfLife
 
-_sign: sa.Table = SignOfLife.__table__  # type: ignore[attr-defined]
+_sign: sa.Table = SignOfLife.__table__
 
 
 class Signs:

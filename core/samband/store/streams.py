@@ -14,9 +14,9 @@ from samband.store.models import Change, Run, Stream
 from samband.store.page_writer import StreamPosition
 from samband.store.runs import Lease, fenced, owned
 
-_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
-_change: sa.Table = Change.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
+_stream: sa.Table = Stream.__table__
+_change: sa.Table = Change.__table__
+_run: sa.Table = Run.__table__
 
 
 class Streams:

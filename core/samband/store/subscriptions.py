@@ -23,9 +23,9 @@ from samband.store.vault import Vault
 
 __all__ = ["MAX_SUBSCRIPTIONS", "Subscriptions", "hold", "switch_off"]
 
-_organization: sa.Table = Organization.__table__  # type: ignore[attr-defined]
-_subscription: sa.Table = Subscription.__table__  # type: ignore[attr-defined]
-_delivery: sa.Table = EventDelivery.__table__  # type: ignore[attr-defined]
+_organization: sa.Table = Organization.__table__
+_subscription: sa.Table = Subscription.__table__
+_delivery: sa.Table = EventDelivery.__table__
 
 MAX_SUBSCRIPTIONS = 100
 """Of one organisation: every event is written once for each of them."""

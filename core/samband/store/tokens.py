@@ -26,10 +26,10 @@ from samband.store.vault import Vault
 
 __all__ = ["Claim", "KeptAccess", "PendingConsent", "Tokens", "credential_mark"]
 
-_token: sa.Table = KeptToken.__table__  # type: ignore[attr-defined]
-_consent: sa.Table = Consent.__table__  # type: ignore[attr-defined]
-_credential: sa.Table = Credential.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_token: sa.Table = KeptToken.__table__
+_consent: sa.Table = Consent.__table__
+_credential: sa.Table = Credential.__table__
+_integration: sa.Table = Integration.__table__
 
 
 def credential_mark(settings: Mapping[str, Any], credentials: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from samband.store.audit import entry_hash
 from samband.store.database import Database
 from samband.store.models import AuditEntry, AuditHead
 
-_entry: sa.Table = AuditEntry.__table__  # type: ignore[attr-defined]
-_head: sa.Table = AuditHead.__table__  # type: ignore[attr-defined]
+_entry: sa.Table = AuditEntry.__table__
+_head: sa.Table = AuditHead.__table__
 
 _AT_ONCE: Final = 500
 

@@ -22,8 +22,8 @@ from samband.store.database import Database
 from samband.store.models import Integration, Webhook
 from samband.store.vault import Vault
 
-_webhook: sa.Table = Webhook.__table__  # type: ignore[attr-defined]
-_integration: sa.Table = Integration.__table__  # type: ignore[attr-defined]
+_webhook: sa.Table = Webhook.__table__
+_integration: sa.Table = Integration.__table__
 
 RECOGNISED_DAYS = 30
 """How long a replaced secret is still recognised, so that a refusal can say that it is the old one."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TooMuchError", "weigh"]
 
-_page: sa.Table = Page.__table__  # type: ignore[attr-defined]
-_run: sa.Table = Run.__table__  # type: ignore[attr-defined]
-_stream: sa.Table = Stream.__table__  # type: ignore[attr-defined]
+_page: sa.Table = Page.__table__
+_run: sa.Table = Run.__table__
+_stream: sa.Table = Stream.__table__
 
 
 class TooMuchError(Exception):

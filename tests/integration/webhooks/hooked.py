@@ -171,7 +171,7 @@ class Door:
 
     async def runs(self) -> list[Run]:
         async with self.store.database.read() as conn:
-            rows = await conn.execute(sa.select(Run.__table__).order_by(sa.text("id")))  # type: ignore[attr-defined]
+            rows = await conn.execute(sa.select(Run.__table__).order_by(sa.text("id")))
             return [Run(**row._mapping) for row in rows]
 
     async def end_runs(self) -> None:
