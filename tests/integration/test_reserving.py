@@ -12,11 +12,15 @@ import sqlalchemy as sa
 from samband.errors import AlreadyRunningError, ConflictError, InvalidError
 from samband.rules.selecting import HIGHEST_NUMBER, item_key, next_number, number_of
 from samband.store import Store
+from samband.store.models import Reimbursement
 from samband.store.numbering import voucher_numbers
 from samband.store.trail import Wanted
+from samband.store.turns import one_at_a_time
 from samband.views.exports import ExportView
 
-from .booking import MAPPING, ORG, PLUGIN, Books, Desk
+from .booking import MAPPING, ORG, PLUGIN, Books, Desk, claim
+
+_claim: sa.Table = Reimbursement.__table__
 
 
 @pytest.fixture
@@ -172,6 +176,21 @@ async def test_twenty_overlapping_orders_at_once_that_join_a_waiting_run_never_t
     assert {first.run.id} == {answer.run.id for answer in answers if answer.run is not None}
     numbers = [item.voucher_number for item in (await desk.items()).values()]
     assert 31 == len(set(numbers))
+
+
+async def test_claim_that_changes_while_its_voucher_is_made_goes_out_as_it_is_then(desk: Desk) -> None:
+    await desk.connect("c-1", "c-2")
+    async with desk.store.database.write() as conn:
+        await one_at_a_time(conn, ORG)
+        ordering = asyncio.create_task(desk.service.exports.order(ORG))
+        await asyncio.sleep(0.3)  # its vouchers are made by now, and it waits
+        mine = sa.and_(_claim.c.organization_id == ORG, _claim.c.id == "c-1")
+        body = claim(amount="40.00")
+        await conn.execute(sa.update(_claim).where(mine).values(version=2, body=body))
+        await conn.execute(sa.update(_claim).where(_claim.c.id == "c-2").values(status="withdrawn"))
+    assert (["c-1"], {"NOK": "40.00"}) == ((await ordering).reserved, (await ordering).totals)
+    (item,) = (await desk.items()).values()
+    assert ("c-1", 2) == (item.reimbursement, item.version)
 
 
 async def test_number_that_is_taken_leads_to_the_next_free_one(desk: Desk) -> None:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from samband.errors import AlreadyRunningError, ConflictError, FieldProblem
+from samband.errors import AlreadyRunningError, ConflictError
 from samband.outgoing import ChartPeriod, Voucher
-from samband.rules.mapping import Gap, MappingBody, gaps
-from samband.rules.posting import Unpostable, from_row, reversal_of, to_row, voucher_of
+from samband.rules.making import Making, demand_no_gap, good, without_unpostable
+from samband.rules.mapping import gaps
+from samband.rules.posting import from_row, reversal_of, to_row
 from samband.rules.schedule import DEFAULT_ZONE, to_local
-from samband.rules.selecting import LIVE_STATES, Choice, Claim, Scope, Skipped, choose, item_key
+from samband.rules.selecting import LIVE_STATES, Choice, Claim, Scope, choose, item_key
 from samband.store import audit, columns
 from samband.store.charts import periods_in
 from samband.store.database import Database
@@ -43,7 +44,6 @@ FOLLOW_UP: Final = "follow_up"
 """The reason of a run that was ordered to find out what became of items."""
 
 _WRITTEN_AT_ONCE: Final = 250
-_NAMED: Final = 20
 _NOT_OVER: Final = ("queued", "running", "waiting", "held")
 
 
@@ -77,12 +77,14 @@ class Plan:
     Attributes:
         vouchers: Claim → its voucher; empty when the claims themselves are sent.
         keys: Claim → its item's key.
+        periods: What the vouchers' dates were held against.
     """
 
     choice: Choice
     vouchers: Mapping[str, Voucher] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     mapping_version: int | None = None
+    periods: Sequence[ChartPeriod] | None = None
 
 
 class Reserving:
@@ -114,9 +116,11 @@ class Reserving:
                 none can be booked (`nothing_postable`).
         """
         org = integration.organization_id
+        # Ten thousand vouchers take a second to make, which nobody else's writing should wait for.
+        draft = await self.preview(integration, order) if order.posts else None
         async with self._db.write() as conn:
             await one_at_a_time(conn, org)
-            plan = await self._planned(conn, integration, order)
+            plan = await self._planned(conn, integration, order, draft)
             run: Run | None = None
             if plan.choice.taken or await self._has_waiting(conn, integration.id):
                 run = await self._ordered(conn, integration, order, len(plan.choice.taken))
@@ -186,7 +190,10 @@ class Reserving:
 
     # ── deciding ─────────────────────────────────────────────────────────────
 
-    async def _planned(self, conn: AsyncConnection, integration: Integration, order: Order) -> Plan:
+    async def _planned(
+        self, conn: AsyncConnection, integration: Integration, order: Order, draft: Plan | None = None
+    ) -> Plan:
+        """Decides what goes out; vouchers are taken from a draft where nothing has changed that they are made of."""
         choice = choose(order.scope, await self._claims(conn, integration.organization_id, order.scope))
         org = integration.organization_id
         keys = {claim.id: item_key(org, integration.id, claim.id, claim.exports + 1) for claim in choice.taken}
@@ -200,12 +207,16 @@ class Reserving:
                 hint="Save one with PUT …/integrations/{type}/mapping, and look at its preview.",
             )
         version, mapping = found
-        _demand_no_gap(gaps(mapping, {claim.id: claim.body for claim in choice.taken}))
+        demand_no_gap(gaps(mapping, {claim.id: claim.body for claim in choice.taken}))
         numbers = await voucher_numbers(conn, integration.id, list(keys.values()))
-        making = _Making(keys, numbers, mapping, version, order.today, await periods_in(conn, integration.id))
+        periods = await periods_in(conn, integration.id)
+        making = Making(keys, numbers, mapping, version, order.today, periods, _ready(draft, version, periods))
         # Pure, and a second's work for ten thousand claims: not on the loop that everybody shares.
         made = await asyncio.to_thread(making.all, choice.taken)
-        return Plan(choice=_without_unpostable(choice, made), vouchers=_good(made), keys=keys, mapping_version=version)
+        return Plan(
+            choice=without_unpostable(choice, made), vouchers=good(made), keys=keys, mapping_version=version,
+            periods=periods,
+        )  # fmt: skip
 
     async def _claims(self, conn: AsyncConnection, organization_id: str, scope: Scope) -> list[Claim]:
         # Wherever it went: a claim that is in one set of books must not be put into another by itself.
@@ -333,73 +344,13 @@ def _within(query: sa.Select[Any], scope: Scope) -> sa.Select[Any]:
     return query
 
 
-@dataclass(frozen=True, slots=True)
-class _Making:
-    """Makes the vouchers of an order."""
-
-    keys: Mapping[str, str]
-    numbers: Mapping[str, int]
-    mapping: MappingBody
-    version: int
-    today: dt.date
-    periods: Sequence[ChartPeriod] | None
-
-    def all(self, claims: Iterable[Claim]) -> dict[str, Voucher | Unpostable]:
-        return {claim.id: self._one(claim) for claim in claims}
-
-    def _one(self, claim: Claim) -> Voucher | Unpostable:
-        key = self.keys[claim.id]
-        try:
-            return voucher_of(
-                claim.body, claim_id=claim.id, key=key, number=self.numbers[key], mapping=self.mapping,
-                mapping_version=self.version, today=self.today, periods=self.periods,
-            )  # fmt: skip
-        except Unpostable as error:
-            return error
-
-
-def _good(made: Mapping[str, Voucher | Unpostable]) -> dict[str, Voucher]:
-    return {claim_id: voucher for claim_id, voucher in made.items() if isinstance(voucher, Voucher)}
-
-
-def _without_unpostable(choice: Choice, made: Mapping[str, Voucher | Unpostable]) -> Choice:
-    bad = {claim_id: error for claim_id, error in made.items() if isinstance(error, Unpostable)}
-    if bad and len(bad) == len(choice.taken):
-        problems = [
-            FieldProblem(field=f"{claim_id}.{error.field}"[:300], code=error.code, message=error.message)
-            for claim_id, error in list(bad.items())[:_NAMED]
-        ]
-        raise ConflictError(
-            f"None of the {len(bad)} claims in scope can be booked; nothing was reserved.", code="nothing_postable",
-            problems=problems, hint="Correct the claims that are named, then order again.",
-        )  # fmt: skip
-    skipped = [
-        Skipped(id=claim_id, reason="unpostable", code=error.code, field=error.field, message=error.message)
-        for claim_id, error in bad.items()
-    ]
-    taken = [claim for claim in choice.taken if claim.id not in bad]
-    return Choice(taken=taken, skipped=[*choice.skipped, *skipped])
-
-
-def _demand_no_gap(lacking: Sequence[Gap]) -> None:
-    if not lacking:
-        return
-    problems = [
-        FieldProblem(
-            field=f"mapping.{'expense_types' if gap.kind == 'expense_type' else 'rates'}.{gap.name}", code="gap",
-            message=f"{gap.message} Needed by {_some(gap.claims)}.",
-        )
-        for gap in lacking
-    ]  # fmt: skip
-    raise ConflictError(
-        f"The mapping lacks {len(lacking)} of the things that these claims need; nothing was reserved.",
-        code="mapping_gap", problems=problems, hint="Complete the mapping, or leave the claims out with a reason.",
-    )  # fmt: skip
-
-
-def _some(ids: Sequence[str]) -> str:
-    shown = ", ".join(ids[:_NAMED])
-    return shown if len(ids) <= _NAMED else f"{shown} and {len(ids) - _NAMED} more"
+def _ready(
+    draft: Plan | None, mapping_version: int, periods: Sequence[ChartPeriod] | None
+) -> Mapping[tuple[str, int], Voucher]:
+    """Gives a draft's vouchers by claim and version of the claim, when the mapping and the periods are the same still."""
+    if draft is None or draft.mapping_version != mapping_version or draft.periods != periods:
+        return {}
+    return {(claim.id, claim.version): draft.vouchers[claim.id] for claim in draft.choice.taken}
 
 
 def _row(
