@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -10,18 +12,26 @@ import tempfile
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 import structlog
 
 from samband.store import Store, Vault
+from tests.emptying import has_been_emptied, mark_of
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 ROLE_PASSWORD = "of-the-tests-alone"
+
+
+def pytest_collection_finish() -> None:
+    """Takes what was imported and collected out of the search for garbage: it stays, and is half a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -59,19 +69,16 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(data, ignore_errors=True)
 
 
-async def _admin(url: str, statement: str) -> None:
-    import asyncpg
-
+async def _admin(url: str, *statements: str) -> None:
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(statement)
+        for statement in statements:
+            await connection.execute(statement)
     finally:
         await connection.close()
 
 
 async def _is_beyond_walls(url: str) -> bool:
-    import asyncpg
-
     connection = await asyncpg.connect(url)
     try:
         asked = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
@@ -101,6 +108,13 @@ class PostgresServer:
 
     def drop_database(self, name: str) -> None:
         asyncio.run(_admin(self.url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+    def rename_database(self, name: str) -> str:
+        """Gives a database another name, and so takes it away from whoever still has the old one."""
+        other = f"samband_{uuid.uuid4().hex[:12]}"
+        ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        asyncio.run(_admin(self.url, ended, f'ALTER DATABASE "{name}" RENAME TO "{other}"'))
+        return other
 
     def address_of(self, name: str, *, as_admin: bool = False) -> str:
         """Gives the address of a database, as the plain role or as the user the server was given with."""
@@ -144,7 +158,8 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class MigratedDatabases:
     """PostgreSQL databases with the present schema, copied from one that was migrated.
 
-    A thread keeps the next copies ready and takes used ones away: PostgreSQL waits for its disk at both, and no test has to.
+    A thread keeps the next ones ready: PostgreSQL waits for its disk at making them, and no test has to. One that a test
+    is done with is emptied and given out again under another name, where nothing but its rows has changed.
     """
 
     AHEAD = 2
@@ -154,21 +169,38 @@ class MigratedDatabases:
         self._thread = ThreadPoolExecutor(1)
         url, self._template = server.create_database()
         asyncio.run(_migrated(url))
-        self._ready = deque(self._thread.submit(server.create_database, self._template) for _ in range(self.AHEAD))
+        self._as_new = asyncio.run(mark_of(server.address_of(self._template, as_admin=True)))
+        self._emptied: list[str] = []
+        self._ready = deque(self._thread.submit(self._next) for _ in range(self.AHEAD))
 
     def take(self) -> tuple[str, str]:
         """Gives a fresh one: its address and its name."""
-        self._ready.append(self._thread.submit(self._server.create_database, self._template))
+        self._ready.append(self._thread.submit(self._next))
         return self._ready.popleft().result()
 
-    def give_back(self, name: str) -> None:
-        self._thread.submit(self._server.drop_database, name)
+    def give_back(self, name: str) -> Future[bool]:
+        """Has a used one made fit for another test, or dropped; tells whether it will be given out again."""
+        return self._thread.submit(self._recycle, name)
 
     def close(self) -> None:
-        for made in self._ready:
-            self.give_back(made.result()[1])
         self._thread.shutdown(wait=True)
-        self._server.drop_database(self._template)
+        for name in (*(made.result()[1] for made in self._ready), *self._emptied, self._template):
+            self._server.drop_database(name)
+
+    def _next(self) -> tuple[str, str]:
+        if not self._emptied:
+            return self._server.create_database(self._template)
+        name = self._emptied.pop()
+        return self._server.address_of(name), name
+
+    def _recycle(self, name: str) -> bool:
+        with contextlib.suppress(asyncpg.PostgresError):  # the given user may not be allowed to: then it goes
+            name = self._server.rename_database(name)
+            if asyncio.run(has_been_emptied(self._server.address_of(name, as_admin=True), self._as_new)):
+                self._emptied.append(name)
+                return True
+        self._server.drop_database(name)
+        return False
 
 
 @pytest.fixture(scope="session")

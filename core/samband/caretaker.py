@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -53,17 +53,19 @@ class Caretaker:
     Args:
         probe_every_s: How often each enabled integration is probed, with a spread of 5 %.
         stall_after_s: A run that has not moved for this long is told of.
+        unposted_after_days: An exported item that was taken this long ago and is not booked is told of.
         webhooks: Gives webhooks' figures; None without webhooks.
     """
 
     def __init__(
         self, *, store: Store, registry: Registry, probe_every_s: float = 900.0, stall_after_s: float = 1800.0,
-        webhooks: WebhookFigures | None = None, rng: random.Random | None = None,
+        unposted_after_days: float = 7.0, webhooks: WebhookFigures | None = None, rng: random.Random | None = None,
     ) -> None:  # fmt: skip
         self._store = store
         self._registry = registry
         self._probe_every_s = probe_every_s
         self._stall_after_s = stall_after_s
+        self._unposted_after = dt.timedelta(days=unposted_after_days)
         self._webhooks = webhooks
         self._rng = rng or random.Random()  # noqa: S311 - spread, not a secret
 
@@ -133,24 +135,34 @@ class Caretaker:
         """Opens and closes one organisation's alerts; gives how many of each."""
         now = dt.datetime.now(dt.UTC)
         stalled_before = now - dt.timedelta(seconds=self._stall_after_s)
-        observed = await self._store.conditions.of_organization(organization_id, stalled_before=stalled_before)
+        observed = await self._store.conditions.of_organization(
+            organization_id, stalled_before=stalled_before, unposted_before=now - self._unposted_after
+        )
         figures = {} if self._webhooks is None else await self._webhooks(organization_id, now)
         charts = await self._store.charts.findings(organization_id)
-        found = [
-            f
-            for o in observed
-            for f in findings(condition_of(o, figures.get(o.integration.id, {}), charts.get(o.integration.id, {})), now)
-        ]
+        found = [f for o in observed for f in findings(self._condition(o, figures, charts), now)]
         opened, closed = await self._store.alerts.settle(organization_id, found)
         if opened or closed:
             log.info("alerts_changed", organization=organization_id, opened=opened, closed=closed)
         return opened, closed
 
+    def _condition(
+        self, observed: Observed, figures: Mapping[str, Mapping[str, Any]], charts: Mapping[str, Mapping[str, Any]]
+    ) -> Condition:
+        id, plugin = observed.integration.id, observed.integration.plugin
+        webhook, mapping = figures.get(id, {}), charts.get(id, {})
+        try:
+            capabilities = self._registry.adapter(plugin).manifest.capabilities
+        except SambandError:  # not loaded: what was told of its exports is not over because of that
+            return condition_of(observed, webhook, mapping)
+        return condition_of(observed, webhook, mapping, capabilities)
+
 
 def condition_of(
-    observed: Observed, webhook: Mapping[str, Any], mapping: Mapping[str, Any] = MappingProxyType({})
-) -> Condition:
-    """Gives what the rules judge, from what the store observed."""
+    observed: Observed, webhook: Mapping[str, Any], mapping: Mapping[str, Any] = MappingProxyType({}),
+    capabilities: Collection[str] = ("find_exported",),
+) -> Condition:  # fmt: skip
+    """Gives what the rules judge, from what the store observed and what the plugin can tell."""
     integration = observed.integration
     return Condition(
         organization_id=integration.organization_id, integration_id=integration.id, plugin=integration.plugin,
@@ -159,6 +171,7 @@ def condition_of(
         failures_in_row=observed.failures_in_row, open_letters=observed.open_letters, held_run=observed.held_run,
         stalled_run=observed.stalled_run, uncertain_items=observed.uncertain_items,
         credentials_expire_at=observed.credentials_expire_at, webhook=webhook, mapping=mapping,
+        exports=observed.exports.told_by(capabilities),
     )  # fmt: skip
 
 

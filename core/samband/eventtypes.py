@@ -98,6 +98,13 @@ class ExportAccepted(ExportData):
     """The other side has taken an item. Subject: ``reimbursement/<id>``."""
 
 
+class ExportStuck(ExportData):
+    """The other side has an item that it cannot book as it is, and keeps it. Subject: ``reimbursement/<id>``.
+
+    It is booked when somebody mends it there, and refused when its lines are removed there.
+    """
+
+
 class ExportRejected(ExportData):
     """The other side has refused an item. Subject: ``reimbursement/<id>``."""
 
@@ -231,6 +238,7 @@ EVENT_TYPES: Final[Mapping[str, type[EventData]]] = {
     "no.samband.run.cancelled.v1": RunCancelled,
     "no.samband.records.changed.v1": RecordsChanged,
     "no.samband.export.accepted.v1": ExportAccepted,
+    "no.samband.export.stuck.v1": ExportStuck,
     "no.samband.export.rejected.v1": ExportRejected,
     "no.samband.export.unknown.v1": ExportUnknown,
     "no.samband.export.posted.v1": ExportPosted,

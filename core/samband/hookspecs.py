@@ -121,8 +121,9 @@ class Hooks:
         Without it a plugin exports by file only, because an interrupted send could never be settled. ``sought`` tells of
         each of the ``keys`` how it went out; items that were accepted are asked about too, until they are posted.
 
-        Shape: a receipt for each key that is found: ``accepted``, ``posted`` or ``rejected``. Nothing for one that is
-        certainly not there: it is sent again. ``unknown`` for one of which that cannot be told yet.
+        Shape: a receipt for each key that is found: ``accepted`` (with a code, when it cannot be booked as it is and lies
+        there still), ``posted`` or ``rejected``. Nothing for one that is certainly not there: it is sent again.
+        ``unknown`` for one of which that cannot be told yet.
         Raises: `RetryableError`, `AuthError`.
         Again: safe; must not change anything.
         """
@@ -153,7 +154,10 @@ class Hooks:
     async def acknowledge(self, ctx: Context, name: str, content: bytes) -> list[Receipt]:
         """Reads the report that the other system made of a file it took in. Optional.
 
-        Shape: a receipt for each item that the report tells of; ``key`` is the item's key.
+        Shape: a receipt for each item that the report tells of; ``key`` is the item's key. Where the report names no key,
+        it is the voucher's number in digits: a key has 32 of them, so the two cannot be confused. Then ``evidence["file"]``
+        names the file that the report tells of, if it says so, and only an item which that file carried is settled; a
+        file that is not ours settles nothing. Without a file, a number is never believed to be refused.
         Raises: `RemoteError` for a file that is no such report.
         Again: safe. Pure: no remote calls.
         """

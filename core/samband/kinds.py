@@ -35,6 +35,8 @@ __all__ = [
     "BUILTIN_KINDS",
     "Course",
     "CourseEnrollment",
+    "DimensionName",
+    "Dimensions",
     "FieldClass",
     "Kind",
     "Kinds",
@@ -93,6 +95,20 @@ def _account(value: str) -> str:
 _SEPARATORS = re.compile(r"[ .\u00a0]")
 _ACCOUNT = re.compile(r"[0-9]{11}", re.ASCII)
 BankAccount = Annotated[str, StringConstraints(max_length=40), AfterValidator(_account)]
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("not_printable", "Leave out control characters and other marks that show nothing")
+    return value
+
+
+DimensionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+DimensionCode = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), AfterValidator(_printable)
+]
+# What the platform calls these things, and its own codes; a mapping says what they are in the books.
+Dimensions = Annotated[dict[DimensionName, DimensionCode], Field(max_length=10)]
 
 _CLOSED = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -165,6 +181,7 @@ class ReimbursementLine(TypedDict, total=False):
 
     ``amount`` is what is to be paid. Toll, parking, transport and other are parts of it, and so is what kilometres times
     the rate that was applied come to; where any of them is given, they make the whole amount (see `samband.rules.claims`).
+    A dimension of a line stands before the claim's of the same name.
     """
 
     expense_type: Required[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]]
@@ -181,6 +198,7 @@ class ReimbursementLine(TypedDict, total=False):
     quantity: Quantity | None
     unit: Code | None
     receipt: Text | None
+    dimensions: Dimensions | None
 
 
 @with_config(_CLOSED)
@@ -194,7 +212,10 @@ class Payee(TypedDict, total=False):
 
 @with_config(_CLOSED)
 class Reimbursement(TypedDict, total=False):
-    """A claim for expenses, as the platform holds it."""
+    """A claim for expenses, as the platform holds it.
+
+    ``dimensions`` are what it belongs to in the platform's own words and codes, for instance ``activity``.
+    """
 
     payee: Required[Payee]
     currency: Required[Currency]
@@ -203,6 +224,7 @@ class Reimbursement(TypedDict, total=False):
     text: Text | None
     approved_by: Text | None
     approved_on: Day | None
+    dimensions: Dimensions | None
 
 
 @with_config(_CLOSED)

@@ -162,6 +162,7 @@ class Sought:
         date: The voucher's date; None for items that are no vouchers.
         reference: Theirs, as the last receipt told it.
         lines: How many lines the voucher has; None for items that are no vouchers.
+        code: Of the last receipt; an accepted item has one when it is refused there and lies there still.
     """
 
     key: str
@@ -172,6 +173,7 @@ class Sought:
     date: date | None = None
     reference: str | None = None
     lines: int | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +181,12 @@ class Receipt:
     """What became of one item.
 
     Attributes:
-        key: The item's key.
-        state: ``accepted`` with their reference, when they have it · ``posted`` with their number, when it is booked ·
-            ``rejected`` with a message and, where they name it, the field · ``unknown`` when it was sent and no answer
-            came; from ``find_exported``: when it cannot be told yet, so that it must not be sent again.
+        key: The item's key. From ``acknowledge``, where a report names none, the voucher's number in digits.
+        state: ``accepted`` with their reference, when they have it; with a code and a message as well, when it cannot be
+            booked as it is and lies there still, where somebody may mend it: its claim is not free then · ``posted`` with
+            their number, when it is booked · ``rejected`` with a message and, where they name it, the field, when it is
+            refused and they have nothing of it · ``unknown`` when it was sent and no answer came; from ``find_exported``:
+            when it cannot be told yet, so that it must not be sent again.
         reference: Their id for what they took; for ``posted``, the number it is booked under.
         code: Their error code.
         field: The field they refused.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from samband.store.batches import Batch
+from samband.store.batches import Batch, BatchFile
 from samband.store.catalog import CredentialFacts
 from samband.store.models import Alert, DeadLetter, ExportItem, Integration, Organization, Record, Run
 from samband.views import (
@@ -22,7 +22,7 @@ from samband.views import (
     RunView,
     SelectionView,
 )
-from samband.views.exports import BatchView, ExportItemView
+from samband.views.exports import BatchFileView, BatchView, DownloadView, ExportItemView, FormerAnswerView
 from samband.views.health import AlertView
 
 STALL_AFTER_S: Final = 1800.0
@@ -105,15 +105,16 @@ def alert_view(row: Alert) -> AlertView:
     )  # fmt: skip
 
 
-def export_item_view(row: ExportItem) -> ExportItemView:
+def export_item_view(row: ExportItem, type: str) -> ExportItemView:
     evidence = row.evidence or {}
     return ExportItemView(
-        key=row.key, organization=row.organization_id, integration=row.integration_id,
+        key=row.key, organization=row.organization_id, integration=row.integration_id, type=type,
         reimbursement=row.reimbursement_id, version=row.version, number=row.number, state=row.state, run=row.run_id,
         attempts=row.attempts, purpose=row.purpose, reverses=row.reverses, voucher_number=row.voucher_number,
         mapping_version=row.mapping_version, period=row.period, route=row.route, reference=row.reference,
         code=row.code, field=row.field, message=row.message, reason=row.reason, digest=evidence.get("digest"),
-        told=evidence.get("told") or {}, passed_over=evidence.get("reasons") or {}, created_at=row.created_at,
+        told=evidence.get("told") or {}, former=[FormerAnswerView(**each) for each in evidence.get("former", [])],
+        passed_over=evidence.get("reasons") or {}, created_at=row.created_at,
         sent_at=row.sent_at, settled_at=row.settled_at, accepted_at=row.accepted_at, posted_at=row.posted_at,
         looked_up_at=row.looked_up_at,
     )  # fmt: skip
@@ -125,8 +126,17 @@ def batch_view(batch: Batch) -> BatchView:
         run=run.id, type=run.plugin, state=run.state, outcome=_outcome(batch.states), reason=run.reason,
         requested_by=run.requested_by, items=sum(batch.states.values()), states=dict(sorted(batch.states.items())),
         totals={currency: f"{Decimal(cents) / 100:.2f}" for currency, cents in sorted(batch.cents.items())},
-        routes=sorted(batch.routes), period_first=batch.first, period_last=batch.last, acknowledgements=batch.files,
+        routes=sorted(batch.routes), period_first=batch.first, period_last=batch.last,
+        acknowledgements=[file.id for file in batch.files], files=[_batch_file_view(file) for file in batch.files],
         claims=batch.claims, error=(run.error or {}).get("code"), created_at=run.created_at, finished_at=run.finished_at,
+    )  # fmt: skip
+
+
+def _batch_file_view(file: BatchFile) -> BatchFileView:
+    return BatchFileView(
+        id=file.id, name=file.name, media_type=file.media_type, state=file.state,
+        downloads=file.downloads[0].times if file.downloads else 0,
+        fetched=[DownloadView(at=each.at, by=each.by, profile=each.profile) for each in file.downloads],
     )  # fmt: skip
 
 

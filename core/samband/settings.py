@@ -80,6 +80,8 @@ class HostSettings(BaseSettings):
         follow_up_every_s: How often it is looked whether the other side should be asked what became of exported items.
         follow_up_steps_s: Ages at which it is asked about an item; beyond the last it is asked again after as long as that.
         follow_up_days: Beyond this age of an item nobody asks by himself.
+        unposted_after_days: How long ago an exported item may have been taken by the other side without being booked there
+            before an alert tells of it.
         probe_every_s: How often each enabled integration's connection is probed with one light read.
         webhook_max_bytes: Largest body of one webhook delivery.
         webhook_keep_days: How long what a delivery held is kept, encrypted. That it came is known for ever.
@@ -133,6 +135,7 @@ class HostSettings(BaseSettings):
         default=(15.0, 60.0, 300.0, 3600.0, 21_600.0), min_length=1, max_length=20
     )
     follow_up_days: float = Field(default=90.0, gt=0, le=3650)
+    unposted_after_days: float = Field(default=7.0, gt=0, le=3650)
     probe_every_s: float = Field(default=900.0, ge=1, le=86_400)
     webhook_max_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     webhook_keep_days: float = Field(default=30.0, ge=0, le=3650)

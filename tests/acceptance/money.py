@@ -276,8 +276,6 @@ class Battle:
             return {"database away": 1}
         free = len(self.claims) - sum(states[s] for s in ("reserved", "sent", "unknown", "accepted", "posted"))
         found = {state: states[state] for state in ("reserved", "sent", "unknown", "accepted") if states[state]}
-        if self.attack.route == "file":
-            found.pop("accepted", None)  # a report that was lost never comes
         return found | ({"free": free} if free else {})
 
     async def items(self) -> list[Any]:

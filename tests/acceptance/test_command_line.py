@@ -319,7 +319,8 @@ def test_claims_are_put_and_sent_once(shell: Shell, org: str) -> None:
     again = shell.document(f"export order {org} c-1 c-none --wait")
     assert {"c-1": "already_exported", "c-none": "not_found"} == {one["id"]: one["reason"] for one in again["skipped"]}
     assert ["V-p-17"] == [one["reference"] for one in shell.document(f"export items {org} --claim c-1")["items"]]
-    assert shell.text(f"export items {org} --state accepted")[1].startswith("c-1 ")
+    key = shell.document(f"export items {org} --claim c-1")["items"][0]["key"]
+    assert shell.text(f"export items {org} --state accepted")[1].startswith(f"{key}  c-1 ")
 
 
 def test_webhook_is_made_tested_told_and_taken_away(shell: Shell, org: str) -> None:

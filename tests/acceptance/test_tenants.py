@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from aiohttp.test_utils import TestClient, TestServer
 
 from samband.api import create_app
-from samband.store.models import Alert, Correction, DeadLetter, ExportItem, KeptFile, Run
+from samband.store.models import Alert, ChartCopy, Correction, DeadLetter, ExportItem, KeptFile, Run
 
 from .conftest import Hosts, Simulator
 
@@ -178,6 +178,10 @@ async def _furnish(tenants: Tenants) -> None:
         ExportItem(
             key="e" * 32, organization_id=THEIRS, integration_id=integration.id, reimbursement_id="c-1001", version=1,
             number=1, run_id="b" * 32, stream="theirs", state="unknown", created_at=now,
+        ),
+        ChartCopy(
+            integration_id=integration.id, organization_id=THEIRS, findings={}, read_at=now, next_read_at=now,
+            body={"accounts": [["7140", "Theirs alone", True]], "dimensions": {}, "tax_rules": None, "periods": None},
         ),
         KeptFile(
             id="f" * 32, organization_id=THEIRS, integration_id=integration.id, name="theirs-alone.csv",

@@ -193,6 +193,13 @@ class Desk:
     def following(self, *, steps_s: Sequence[float] = (0.0001,), **settings: Any) -> FollowingUp:
         return FollowingUp(store=self.store, registry=self.registry, bell=self.bell, steps_s=steps_s, **settings)
 
+    async def follow_up(self) -> None:
+        """Does one round of the duty and carries out what it ordered."""
+        before = len(self.bell.rung)
+        await self.following().round()
+        for run_id in self.bell.rung[before:]:
+            await self.worker().execute(run_id)
+
     async def items(self) -> dict[str, ExportItemView]:
         page = await self.service.exports.items(ORG, limit=20_000)
         return {f"{item.reimbursement}/{item.number}": item for item in page.items}

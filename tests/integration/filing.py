@@ -110,16 +110,18 @@ class Books:
 
     @hookimpl
     async def acknowledge(self, ctx: Any, name: str, content: bytes) -> list[Receipt]:
-        """Reads lines such as ``key;posted;1041`` and ``key;rejected;Unknown account``."""
+        """Reads lines such as ``key;posted;1041``, ``key;rejected;Unknown account`` and ``4711@file.csv;posted;1041``."""
         told = []
         for line in content.decode().splitlines():
-            key, state, said = [*line.split(";", 2), "", ""][:3]
+            name, state, said = [*line.split(";", 2), "", ""][:3]
+            key, _, file = name.partition("@")
+            evidence = {"file": file} if file else {}
             if state == "posted":
-                told.append(Receipt(key=key, state="posted", reference=said))
+                told.append(Receipt(key=key, state="posted", reference=said, evidence=evidence))
             elif state == "rejected":
-                told.append(Receipt(key=key, state="rejected", code="refused", message=said))
+                told.append(Receipt(key=key, state="rejected", code="refused", message=said, evidence=evidence))
             elif state == "accepted":
-                told.append(Receipt(key=key, state="accepted"))
+                told.append(Receipt(key=key, state="accepted", evidence=evidence))
             else:
                 raise RemoteError("This is no report of the books.", code="no_report")
         return told

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from samband import Batch, ExportFile, Manifest, Receipt, RetryableError, Route, Stream, hookimpl
+from samband import Batch, ExportFile, Manifest, OutcomeUnknownError, Receipt, RetryableError, Route, Stream, hookimpl
 from samband.adapters.registry import Registry
 from samband.flow import Flow, FlowSettings
 from samband.service import Service
 from samband.store import Store
+from samband.store.models import Run
 from samband.twin import Doors
 
 from .filing import ORG, PLUGIN, STREAM, Books, Credentials, Settings
 from .playing import SilentBell
+
+_run: sa.Table = Run.__table__
 
 
 class Choosy(Books):
@@ -32,6 +38,7 @@ class Choosy(Books):
     def __init__(self) -> None:
         super().__init__()
         self.is_away = True
+        self.is_silent = self.is_lost = self.is_mute = False
         self.taken: list[str] = []
 
     @hookimpl
@@ -43,11 +50,16 @@ class Choosy(Books):
         if self.is_away:
             raise RetryableError("Away.")
         for item in batch.items:
-            self.taken.append(item.key)
+            if not self.is_lost:
+                self.taken.append(item.key)
+            if self.is_silent:
+                raise OutcomeUnknownError("No answer.")
             yield Receipt(key=item.key, state="accepted", reference="V-1")
 
     @hookimpl
     async def find_exported(self, ctx: Any, keys: Any, sought: Any) -> AsyncIterator[Receipt]:
+        if self.is_mute:
+            raise RetryableError("Nobody can be asked.")
         for key in keys:
             if key in self.taken:
                 yield Receipt(key=key, state="accepted", reference="V-1")
@@ -93,6 +105,14 @@ class Works:
             return "none"
         await self.flow.execute(ordered.run.id)
         return (await self.service.runs.get(ORG, ordered.run.id)).state
+
+    async def work(self) -> None:
+        """Has every run carried out that is open, whenever it is due."""
+        async with self.store.database.write() as conn:
+            await conn.execute(sa.update(_run).values(available_at=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)))
+            open_ = list(await conn.scalars(sa.select(_run.c.id).where(_run.c.state.in_(("queued", "waiting")))))
+        for run in open_:
+            await self.flow.execute(run)
 
     async def states(self) -> dict[str, tuple[str, str | None]]:
         page = await self.service.exports.items(ORG, limit=500)
@@ -146,3 +166,33 @@ async def test_download_is_a_run_that_tells_its_format(works: Works) -> None:
     (kept,) = (await works.service.files.page(ORG)).items
     assert (run.id, "ready", []) == (kept.run, kept.state, works.files())
     assert "none" == await works.export()
+
+
+@pytest.mark.parametrize("route", ["file", "download"])
+@pytest.mark.parametrize("has_arrived", [True, False])
+async def test_what_is_uncertain_elsewhere_never_goes_out_by_file(works: Works, route: Any, has_arrived: bool) -> None:
+    plugin = works.plugin
+    plugin.is_away, plugin.is_silent, plugin.is_lost, plugin.is_mute = False, True, not has_arrived, True
+    await works.put("c-1")
+    await works.export()
+    assert "unknown" == (await works.states())["c-1"][0]
+    # Neither by name, nor with everything that is open, nor beside another claim that does go out by file.
+    named = await works.service.exports.order(ORG, ids=["c-1"], route=route)
+    assert ([], ["outcome_unknown"]) == (named.reserved, [skipped.reason for skipped in named.skipped])
+    plugin.is_away = True
+    await works.put("c-2")
+    ordered = await works.service.exports.order(ORG, route=route)
+    assert ["c-2"] == ordered.reserved
+    # It is asked for again, and when it is known not to have arrived it goes the way it went before, or waits.
+    plugin.is_mute = plugin.is_silent = False
+    await asyncio.sleep(0.05)
+    await works.work()
+    keys = {item.reimbursement: item.key for item in (await works.service.exports.items(ORG)).items}
+    carried = [key for file in (await works.service.files.page(ORG)).items for key in file.keys]
+    assert keys["c-1"] not in carried
+    plugin.is_away = plugin.is_lost = False
+    await works.work()
+    states = await works.states()
+    assert (("accepted", "V-1"), [keys["c-1"]]) == (states["c-1"], plugin.taken)
+    carried = [key for file in (await works.service.files.page(ORG)).items for key in file.keys]
+    assert [keys["c-2"]] == carried

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from aiohttp.test_utils import TestClient, TestServer
 
 from samband.api import create_app
 from samband.service import Service
 from samband.spreadsheet import read_human
-from samband.store import Store
+from samband.store import Lease, Store
+from samband.store.downloads import DOWNLOADED
 
 from .filing import COLUMNS, ORG, PLUGIN, Desk, item
 from .playing import SilentBell
@@ -93,6 +96,73 @@ async def test_sheet_for_people_is_made_of_the_same_vouchers(office: Office) -> 
     assert 0 == sum(row["amount"] for row in rows)
 
 
+async def test_file_is_had_as_json_with_its_manifest_and_every_line(office: Office) -> None:
+    await office.desk.add_items(1, 2)
+    await office.desk.send(await office.desk.lease(), item(1), item(2), route="download")
+    rendered = office.desk.books.rendered
+    (listed,) = (await office.told("GET", f"{BASE}/exports/files"))["items"]
+    path = f"{BASE}/exports/files/{listed['id']}?profile=json"
+    answer = await office.ask("GET", path)
+    content = await answer.read()
+    assert ("application/json", hashlib.sha256(content).hexdigest()) == (
+        answer.content_type, answer.headers["ETag"].strip('"'),
+    )  # fmt: skip
+    told = json.loads(content)
+    manifest = {name: told["manifest"][name] for name in ("file", "sha256", "size", "rows", "items", "debits", "run")}
+    assert {
+        "file": listed["name"], "sha256": listed["sha256"], "size": listed["size"], "rows": 4, "items": 2,
+        "debits": {"NOK": "2469.00"}, "run": listed["run"],
+    } == manifest  # fmt: skip
+    assert [{"key": f"{n:032x}", "voucher": n, "mapping_version": 1} for n in (1, 2)] == told["manifest"]["keys"]
+    first, second = told["vouchers"]
+    assert (f"{1:032x}", 1, "2026-03-02", "c-1", None) == tuple(
+        first[name] for name in ("key", "number", "date", "claim", "reverses")
+    )
+    lines = [(line["key"], line["account"], line["amount"], line["mapping_version"]) for line in second["lines"]]
+    assert [(f"{2:032x}-1", "7140", "1234.50", 1), (f"{2:032x}-2", "0154", "-1234.50", 1)] == lines
+    assert content == await (await office.ask("GET", path)).read()
+    assert rendered == office.desk.books.rendered
+    page = await office.told("GET", f"{BASE}/audit?limit=500")
+    details = [entry["detail"] for entry in page["items"] if entry["action"] == "export_file.downloaded"]
+    assert ["json", "json"] == [detail["profile"] for detail in details]
+
+
+async def test_batch_tells_who_has_fetched_which_file_when(office: Office) -> None:
+    lease = await office.desk.lease()
+    await office.desk.add_items(1, 2, run_id=lease.run_id, route="download")
+    for number in (1, 2):
+        await office.desk.send(lease, item(number), route="download")
+    second, first = (await office.told("GET", f"{BASE}/exports/files"))["items"]
+    batch = await office.told("GET", f"{BASE}/exports/batches/{lease.run_id}")
+    assert [(first["id"], 0, []), (second["id"], 0, [])] == [
+        (file["id"], file["downloads"], file["fetched"]) for file in batch["files"]
+    ]
+    for profile in ["machine"] * 20 + ["json", "human"]:
+        await office.ask("GET", f"{BASE}/exports/files/{first['id']}?profile={profile}")
+    (entry,) = (await office.told("GET", f"{BASE}/audit?limit=500"))["items"][-1:]
+    (batch,) = (await office.told("GET", f"{BASE}/exports/batches"))["items"]
+    fetched, never = batch["files"]
+    assert (first["name"], "text/csv", "ready", 22, 20) == (
+        fetched["name"], fetched["media_type"], fetched["state"], fetched["downloads"], len(fetched["fetched"]),
+    )  # fmt: skip
+    assert {"at": entry["at"], "by": entry["actor"], "profile": "human"} == fetched["fetched"][0]
+    assert ["human", "json", "machine"] == [each["profile"] for each in fetched["fetched"][:3]]
+    assert (second["id"], 0) == (never["id"], never["downloads"])
+    assert [first["id"], second["id"]] == batch["acknowledgements"]
+
+
+async def test_who_has_fetched_a_file_is_found_without_reading_the_trail(office: Office, store: Store) -> None:
+    if not store.database.is_sqlite:
+        pytest.skip("PostgreSQL reads a table of a few rows whole, and is right to")
+    asked = (
+        "EXPLAIN QUERY PLAN SELECT at FROM audit_entry WHERE organization_id = 'nbf'"
+        f" AND subject IN ('export_file/1', 'export_file/2') AND action = '{DOWNLOADED}'"
+    )
+    async with store.database.read() as conn:
+        plan = " ".join(str(step.detail) for step in await conn.execute(sa.text(asked)))
+    assert "ix_audit_entry_download (organization_id=? AND subject=?)" in plan
+
+
 async def test_look_at_the_headers_alone_is_no_download(office: Office) -> None:
     await office.desk.send(await office.desk.lease(), item(1), route="download")
     (listed,) = (await office.told("GET", f"{BASE}/exports/files"))["items"]
@@ -141,6 +211,74 @@ async def test_item_that_was_to_be_sent_again_is_not_when_a_report_shows_it_arri
     assert {1: "posted", 2: "reserved"} == await office.desk.states()
 
 
+async def sent_file(office: Office, *numbers: int, lease: Lease | None = None) -> str:
+    """Has vouchers go out in one file, and gives its name."""
+    await office.desk.add_items(*numbers)
+    receipts = await office.desk.send(lease or await office.desk.lease(), *map(item, numbers), route="download")
+    (name,) = {receipt.reference for receipt in receipts.values()}
+    return str(name)
+
+
+async def test_report_without_keys_settles_by_number_what_the_named_file_carried(office: Office) -> None:
+    ours = await sent_file(office, 1, 2)
+    await office.desk.add_items(3)  # an item of ours that this file did not carry
+    report = (
+        f"1@{ours};posted;1041\n2@{ours};rejected;Unknown account\n3@{ours};posted;1042\n77@{ours};posted;9\n".encode()
+    )
+    told = await office.told("POST", REPORTS, data=report)
+    assert (2, 0, ["3", "77"]) == (told["settled"], told["unchanged"], told["unknown"])
+    assert {1: "posted", 2: "rejected", 3: "accepted"} == await office.desk.states()
+    again = await office.told("POST", REPORTS, data=report)
+    assert (0, 2, ["3", "77"]) == (again["settled"], again["unchanged"], again["unknown"])
+    page = await office.told("GET", f"{BASE}/audit?limit=500")
+    counted = [entry["detail"] for entry in page["items"] if entry["action"] == "export.acknowledged"]
+    assert [(2, 2), (0, 2)] == [(detail["settled"], detail["by_number"]) for detail in counted]
+    (listed,) = (await office.told("GET", f"{BASE}/exports/files"))["items"]
+    assert "acknowledged" == listed["state"]
+    (posted,) = (await office.told("GET", f"{BASE}/exports?state=posted"))["items"]
+    assert ("1041", "voucher number 1") == (posted["reference"], posted["told"]["matched by"])
+
+
+async def test_number_of_somebody_elses_voucher_does_not_settle_ours(office: Office) -> None:
+    await sent_file(office, 1)
+    told = await office.told("POST", REPORTS, data=b"1@theirs.csv;posted;1041\n1;rejected;No\n")
+    assert (0, ["1"]) == (told["settled"], told["unknown"])
+    assert {1: "accepted"} == await office.desk.states()
+    assert 1 == (await office.told("POST", REPORTS, data=b"1;posted;1041\n"))["settled"]
+
+
+async def test_report_that_has_the_name_of_our_file_is_about_that_file(office: Office) -> None:
+    lease = await office.desk.lease()
+    first, second = await sent_file(office, 1, lease=lease), await sent_file(office, 2, lease=lease)
+    path = f"{BASE}/exports/acknowledgements?type={PLUGIN}&name="
+    told = await office.told("POST", path + second, data=b"1;posted;1041\n")
+    assert ((0, ["1"]), {1: "accepted", 2: "accepted"}) == (
+        (told["settled"], told["unknown"]),
+        await office.desk.states(),
+    )
+    assert 1 == (await office.told("POST", path + first, data=b"1;rejected;No\n"))["settled"]
+    assert {1: "rejected", 2: "accepted"} == await office.desk.states()
+
+
+async def test_reversal_and_its_booking_are_told_apart_by_their_numbers(office: Office) -> None:
+    lease = await office.desk.lease()
+    ours = await sent_file(office, 1, lease=lease)
+    await office.desk.add_items(2, purpose="reversal", reverses=f"{1:032x}")
+    receipts = await office.desk.send(lease, item(2), route="download")
+    reversing = receipts[2].reference
+    told = await office.told("POST", REPORTS, data=f"2@{ours};posted;7\n2@{reversing};posted;1042\n".encode())
+    assert (1, ["2"]) == (told["settled"], told["unknown"])
+    assert "posted" == (await office.desk.states())[2]
+    assert "posted" != (await office.desk.states())[1]
+
+
+async def test_report_that_contradicts_itself_by_key_and_number_settles_nothing(office: Office) -> None:
+    ours = await sent_file(office, 1)
+    told = await office.told("POST", REPORTS, data=f"{1:032x};posted;1041\n1@{ours};rejected;No\n".encode())
+    assert (0, 1, []) == (told["settled"], told["unchanged"], told["unknown"])
+    assert {1: "accepted"} == await office.desk.states()
+
+
 async def test_report_marks_the_file_that_it_is_about(office: Office) -> None:
     await office.desk.add_items(1)
     await office.desk.send(await office.desk.lease(), item(1), route="download")
@@ -181,8 +319,6 @@ async def test_secret_is_kept_for_the_same_server_alone(office: Office) -> None:
 
 
 async def test_secret_is_nowhere_in_what_is_told_or_kept(office: Office, store: Store) -> None:
-    import sqlalchemy as sa
-
     answers = [await office.ask("PUT", DROP, json={"settings": SFTP, "password": SECRET})]
     answers += [await office.ask("GET", path) for path in (DROP, f"{BASE}/audit", f"{BASE}/events?after=0")]
     assert [] == [answer.url for answer in answers if SECRET in await answer.text()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from samband.rules.findings import Condition, Finding, findings
+from samband.rules.findings import Condition, Finding, Unfinished, findings
 from samband.rules.freshness import Expectation
 from samband.store import Store, Vault
 from samband.store.connections import move_connection
@@ -43,6 +43,11 @@ def test_each_trouble_has_its_kind() -> None:
     assert [] == kinds(failures_in_row=1)
     assert ["run_held", "dead_letter", "run_stalled"] == kinds(held_run="r", open_letters=1, stalled_run="r")
     assert ["export_uncertain"] == kinds(uncertain_items=1)
+    assert ["export_refused", "export_stuck"] == kinds(exports=Unfinished(refused=1, stuck=1))
+    assert ["export_unposted"] == kinds(exports=Unfinished(unposted_files=1))
+    assert ["correction_stuck", "correction_waiting"] == kinds(
+        exports=Unfinished(corrections_stuck=1, corrections_waiting=1)
+    )
     late = Expectation(by=NOW - DAY, stale_after=NOW + DAY)
     assert ["overdue"] == kinds(expected=late)
     assert ["stale"] == kinds(expected=Expectation(by=NOW - DAY, stale_after=NOW - DAY / 2))
@@ -79,6 +84,22 @@ async def test_trouble_is_told_once_and_its_end_once(store: Store) -> None:
     assert ("kari", True) == (closed.acknowledged_by, closed.closed_at is not None)
     assert ["alert.opened", "alert.closed"] == await events(store)
     assert (1, 0) == await store.alerts.settle("hlf", [trouble])  # it came back: that is news
+
+
+async def test_trouble_that_grows_is_brought_up_to_date_without_a_word(store: Store) -> None:
+    mine = await integration(store)
+
+    async def found(items: int) -> tuple[tuple[int, int], Any]:
+        trouble = Finding(
+            organization_id="hlf", integration_id=mine.id, subject=f"integration/{mine.id}", kind="export_refused",
+            severity="critical", message="Refused.", data={"type": "crm", "items": items},
+        )  # fmt: skip
+        changed = await store.alerts.settle("hlf", [trouble])
+        (alert,) = await store.alerts.page("hlf", open_only=True, integration_id=None, before=None, limit=10)
+        return changed, alert.data["items"]
+
+    assert [((1, 0), 1), ((0, 0), 5), ((0, 0), 5)] == [await found(items) for items in (1, 5, 5)]
+    assert ["alert.opened"] == await events(store)
 
 
 async def test_two_processes_that_find_the_same_tell_it_once(store: Store) -> None:

@@ -13,7 +13,15 @@ from samband.access import ALL_VERBS
 from samband.api import create_app
 from samband.api.openapi import openapi_document
 from samband.api.routes import ENDPOINTS
-from samband.cli.mapping import _check_lines, _diff_lines, _head_lines, _mapping_lines, _preview_lines, _warning_lines
+from samband.cli.mapping import (
+    _chart_lines,
+    _check_lines,
+    _diff_lines,
+    _head_lines,
+    _mapping_lines,
+    _preview_lines,
+    _warning_lines,
+)
 from samband.client import Client
 from samband.errors import UnavailableError
 from samband.store import Store
@@ -21,6 +29,7 @@ from samband.store import Store
 from .test_mappings import MAPPING, Desk, chart, with_toll
 
 BASE = "/v1/organizations/hlf/integrations/books/mapping"
+CHART = "/v1/organizations/hlf/integrations/books/chart"
 THEIRS = "/v1/organizations/nbf/integrations/books/mapping"
 DOCUMENT = openapi_document(ENDPOINTS, "0")
 Ask = Callable[..., Awaitable[tuple[int, Any, Any]]]
@@ -101,6 +110,11 @@ async def test_what_is_read_can_be_put_as_it_is_and_changes_nothing(ask: Ask) ->
         ({}, ("mapping", "missing")),
         ({"mapping": {**MAPPING, "expense_types": {"toll": {}}}}, ("mapping.expense_types.toll.account", "missing")),
         ({"mapping": {**MAPPING, "text": "{secret}"}}, ("mapping.text", "value_error")),
+        ({"mapping": {**MAPPING, "text": "{date:dd/mm}"}}, ("mapping.text", "value_error")),
+        (
+            {"mapping": {**MAPPING, "dimensions": {"month": "{date:mm-yy}"}}},
+            ("mapping.dimensions.month", "value_error"),
+        ),
         ({"mapping": MAPPING, "effective_from": 3}, ("effective_from", "value_error")),
         ({"mapping": MAPPING, "effective_from": "2026-02-30"}, ("effective_from", "date_from_datetime_parsing")),
         ({"mapping": MAPPING, "note": "x" * 401}, ("note", "too_long")),
@@ -120,6 +134,7 @@ async def test_reading_is_not_writing(ask: Ask) -> None:
     assert 200 == (await ask("POST", f"{BASE}/preview", {}, key="reader"))[0]
     assert (403, "access_refused") == _code(await ask("PUT", BASE, {"mapping": MAPPING}, key="reader"))
     assert (403, "access_refused") == _code(await ask("POST", f"{BASE}/restore", {"version": 1}, key="reader"))
+    assert (403, "access_refused") == _code(await ask("POST", f"{CHART}/refresh", key="reader"))
 
 
 async def test_a_stranger_sees_neither_mapping_nor_claims(desk: Desk, ask: Ask) -> None:
@@ -134,6 +149,8 @@ async def test_a_stranger_sees_neither_mapping_nor_claims(desk: Desk, ask: Ask) 
         ("POST", f"{BASE}/restore", {"version": 1}),
         ("POST", f"{BASE}/preview", {"ids": ["c-1"]}),
         ("GET", f"{BASE}/check?refresh=true", None),
+        ("GET", CHART, None),
+        ("POST", f"{CHART}/refresh", None),
     ):
         assert (path, 404, "organization_not_found") == (path, *_code(await ask(method, path, body, key="stranger")))
     _, shown, _ = await ask("POST", f"{THEIRS}/preview", {"ids": ["c-1"], "mapping": MAPPING}, key="stranger")
@@ -169,6 +186,108 @@ async def test_the_typed_client_has_every_operation(desk: Desk) -> None:
         assert (await client.check_mapping("hlf", "books", refresh=True)).ok
         (item,) = (await client.preview_mapping("hlf", "books", ids=["c-1"], mapping=MAPPING)).items
         assert item.voucher is not None
+        assert 5 == (read := await client.refresh_chart("hlf", "books")).accounts
+        part = await client.chart_part("hlf", "books", kind="account", limit=2)
+        assert (read.read_at, ["2910", "5330"]) == (part.read_at, [entry.code for entry in part.items])
+        rest = await client.chart_part("hlf", "books", kind="account", after=part.next)
+        assert ["7100", "7140", "7141"] == [entry.code for entry in rest.items]
+        assert ["7140", "7141"] == [entry.code async for entry in client.chart("hlf", "books", search="714")]
+
+
+# ── what it may refer to ─────────────────────────────────────────────────────
+
+
+async def test_the_chart_is_listed_from_the_copy_part_by_part_with_its_moment(desk: Desk, ask: Ask) -> None:
+    status, read, _ = await ask("POST", f"{CHART}/refresh")
+    assert (200, 5, 1, {"department": 1}, 1, None) == (
+        status, read["accounts"], read["tax_rules"], read["dimensions"], read["periods"], read["trouble"],
+    )  # fmt: skip
+    _, first, _ = await ask("GET", f"{CHART}?limit=4")
+    _, rest, _ = await ask("GET", f"{CHART}?limit=4&after={first['next']}", key="reader")
+    assert ([4, 4], None, read["read_at"]) == ([len(p["items"]) for p in (first, rest)], rest["next"], first["read_at"])
+    assert [
+        ("account", None, "2910", "Account 2910", None), ("account", None, "5330", "Account 5330", None),
+        ("account", None, "7100", "Account 7100", None), ("account", None, "7140", "Account 7140", None),
+        ("account", None, "7141", "Account 7141", None), ("tax_rule", None, "1", "", None),
+        ("dimension", "department", "10", "", None), ("period", None, None, "", "2026-01-01"),
+    ] == [
+        (e["kind"], e["dimension"], e["code"], e["name"], e["first"]) for p in (first, rest) for e in p["items"]
+    ]  # fmt: skip
+    assert 1 == desk.books.asked
+
+
+async def test_the_chart_is_searched_by_kind_and_by_what_is_written(desk: Desk, ask: Ask) -> None:
+    desk.books.given = chart("7141")
+    await ask("POST", f"{CHART}/refresh")
+    _, found, _ = await ask("GET", f"{CHART}?kind=account&q=ACCOUNT+714")
+    assert [("7140", True), ("7141", False)] == [(entry["code"], entry["is_open"]) for entry in found["items"]]
+    _, found, _ = await ask("GET", f"{CHART}?kind=dimension&q=714")
+    assert ([], None) == (found["items"], found["next"])
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("kind=customer", "kind"), ("q=a%00b", "q"), ("q=" + "x" * 101, "q"), ("limit=0", "limit"), ("name=x", "name")],
+)
+async def test_what_cannot_be_asked_of_a_chart_is_named(ask: Ask, query: str, field: str) -> None:
+    status, said, _ = await ask("GET", f"{CHART}?{query}")
+    assert (422, [field]) == (status, [error["field"] for error in said["errors"]])
+
+
+@pytest.mark.parametrize("after", ["x", "W10", "WzEsMl0", "WyJhIiwiIiwiIl0", "W3RydWUsIiIsIiJd", "bnVsbA", "gICA", "!"])
+async def test_a_position_that_is_none_is_refused(ask: Ask, after: str) -> None:
+    await ask("POST", f"{CHART}/refresh")
+    status, said, _ = await ask("GET", f"{CHART}?after={after}")
+    assert (422, ["after"]) == (status, [error["field"] for error in said["errors"]])
+
+
+async def test_before_the_first_reading_the_way_to_one_is_told(desk: Desk, ask: Ask) -> None:
+    status, said, _ = await ask("GET", CHART)
+    assert (404, "chart_not_read", True) == (status, said["code"], "chart/refresh" in said["hint"])
+    desk.books.trouble = UnavailableError("They are away.")
+    status, read, _ = await ask("POST", f"{CHART}/refresh")
+    assert (200, None, None, "unavailable") == (status, read["read_at"], read["accounts"], read["trouble"]["code"])
+    status, said, _ = await ask("GET", CHART)
+    assert (404, "chart_not_read", True) == (status, said["code"], "They are away." in said["detail"])
+    silent = CHART.replace("books", "silent")
+    assert (409, "chart_unsupported") == _code(await ask("GET", silent))
+    assert (409, "chart_unsupported") == _code(await ask("POST", f"{silent}/refresh"))
+
+
+async def test_a_reading_that_fails_leaves_the_copy_and_says_why_it_is_old(desk: Desk, ask: Ask) -> None:
+    _, before, _ = await ask("POST", f"{CHART}/refresh")
+    desk.books.trouble = UnavailableError("They are away.")
+    _, read, _ = await ask("POST", f"{CHART}/refresh")
+    _, found, _ = await ask("GET", f"{CHART}?kind=account")
+    assert (before["read_at"], 5, "They are away.") == (read["read_at"], read["accounts"], read["trouble"]["message"])
+    assert (before["read_at"], 5, "They are away.") == (
+        found["read_at"], len(found["items"]), found["trouble"]["message"],
+    )  # fmt: skip
+
+
+async def test_what_the_other_side_does_not_list_is_told_where_it_was_asked_for(desk: Desk, ask: Ask) -> None:
+    desk.books.given = chart(periods=None)
+    await ask("POST", f"{CHART}/refresh")
+    told = [(await ask("GET", CHART + query))[1]["unlisted"] for query in ("", "?kind=period", "?kind=account")]
+    assert [["periods"], ["periods"], []] == told
+
+
+async def test_the_chart_is_read_aloud_with_its_moment_and_its_trouble(desk: Desk, ask: Ask) -> None:
+    desk.books.given = chart("7140", periods=None)
+    await ask("POST", f"{CHART}/refresh")
+    desk.books.trouble = UnavailableError("They are away.")
+    await ask("POST", f"{CHART}/refresh")
+    _, found, _ = await ask("GET", f"{CHART}?q=1")
+    said = list(_chart_lines({**found, "entries": found["items"]}))
+    assert [
+        f"Read at: {found['read_at'][:19].replace('T', ' ')}",
+        "The last reading failed: They are away.",
+        "Not listed by the other system: periods",
+        "Kind                  Code  Name          State",
+        "account               2910  Account 2910  open",
+    ] == said[:5]
+    assert "account               7140  Account 7140  closed" in said
+    assert "dimension department  10                  open" == said[-1]
 
 
 # ── on the command line ──────────────────────────────────────────────────────

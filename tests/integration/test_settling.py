@@ -142,9 +142,10 @@ async def test_what_is_ordered_as_a_file_goes_out_as_one_under_the_same_numbers(
     assert {("accepted", "download")} == {(item.state, item.route) for item in found.values()}
     (file,) = (await desk.service.files.page(ORG)).items
     assert (4, [file.id]) == (file.rows, (await desk.service.exports.batch(ORG, ordered.run.id)).acknowledgements)
-    # The way over the API is open, and nothing is sent that way meanwhile.
+    # The way over the API is open, and nothing is sent that way meanwhile; the books are only asked whether it came in.
     await follow_up(desk)
-    assert ([], {}) == (desk.books.sent, desk.books.asked)
+    assert ([], {item.key for item in found.values()}) == (desk.books.sent, set(desk.books.asked))
+    assert {"accepted"} == set((await desk.states()).values())
 
 
 # ── settling ─────────────────────────────────────────────────────────────────

@@ -87,7 +87,7 @@ async def test_file_is_delivered_whole_with_its_manifest_beside_it(desk: Desk) -
         "format": "samband-manifest/1", "file": name, "sha256": digest, "size": len(content), "rows": 4,
         "debits": {"NOK": "1244.50"},
     } == told  # fmt: skip
-    assert [{"key": f"{n:032x}", "voucher": n} for n in (1, 2)] == manifest["keys"]
+    assert [{"key": f"{n:032x}", "voucher": n, "mapping_version": 1} for n in (1, 2)] == manifest["keys"]
 
 
 async def test_same_batch_has_the_same_name_and_bytes_again(desk: Desk, store: Store) -> None:
@@ -285,6 +285,20 @@ async def test_report_in_the_drop_point_settles_items_one_by_one(desk: Desk, sto
     assert "Unknown account" == found[2].message
     (kept,) = await store.files.page("nbf", integration_id=None, after=None, limit=9)
     assert "acknowledged" == kept.state
+
+
+async def test_report_in_the_drop_point_that_has_lost_the_keys_settles_by_number(desk: Desk) -> None:
+    await desk.add_items(1, 2, 3)
+    receipts = await desk.send(await desk.lease(), item(1), item(2))
+    name = receipts[1].reference
+    folder = desk.folder / "acknowledged"
+    (folder / "a.txt").write_text(f"1@{name};posted;1041\n2@theirs.csv;posted;1042\n3@{name};posted;1043\n")
+    (folder / f"{name}").write_text("2;rejected;Unknown account\n")
+    found = await desk.find(*(sought(n, "accepted", name) for n in (1, 2, 3)))
+    assert {1: ("posted", "1041"), 2: ("rejected", name), 3: ("accepted", name)} == {
+        n: (receipt.state, receipt.reference) for n, receipt in found.items()
+    }
+    assert "voucher number 1" == found[1].evidence["matched by"]
 
 
 async def test_report_proves_delivery_of_a_file_that_is_nowhere(desk: Desk, store: Store) -> None:

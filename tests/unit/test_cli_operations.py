@@ -97,7 +97,7 @@ COMMANDS = {
     "export_reimbursements": "export order hlf --from 2026-03-01 --until 2026-03-31 --exclude 'c-1=Receipt missing' "
     "--route file --type books",
     "preview_export": "export preview hlf c-1 c-2 --type books",
-    "export_again": "export again hlf c-1 --reason 'Deleted in the books' --type books",
+    "export_again": "export again hlf c-1 --reason 'Deleted in the books' --type books --yes",
     "resolve_export": "export resolve hlf {id} --outcome booked --reference 70012 --reason 'Seen in the list'",
     "list_batches": "export batches hlf --type books --after {id}",
     "get_batch": "export batch hlf/{id}",
@@ -118,6 +118,8 @@ COMMANDS = {
     "restore_mapping": "mapping restore hlf books 2 --effective-from 2027-01-01 --note Back",
     "preview_mapping": "mapping preview hlf books c-1 c-2 --file {mapping}",
     "check_mapping": "mapping check hlf books --refresh",
+    "get_chart": "mapping chart hlf books --kind account --search toll --limit 5 --after W10",
+    "refresh_chart": "mapping chart hlf books --refresh",
     "list_events": "events list hlf --type no.samband.run.* --after 12",
     "get_event": "events show hlf {id}",
     "list_event_types": "events types",

@@ -28,7 +28,7 @@ GROUPS = {
     "alerts": "list acknowledge",
     "records": "list show changes",
     "claims": "put list show versions timeline corrections correction approve dismiss",
-    "mapping": "show put history diff restore preview check",
+    "mapping": "show put history diff restore preview check chart",
     "export": "preview order items again resolve batches batch files download acknowledge reconcile",
     "events": "list show types schema",
     "subscription": "create list show update secret test enable disable replay deliveries delete",

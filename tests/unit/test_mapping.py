@@ -12,7 +12,7 @@ from samband.outgoing import Chart, ChartEntry, ChartPeriod
 from samband.rules.chartcheck import chart_of, chart_row, check_mapping, unchecked
 from samband.rules.mapping import MappingBody, closest, digest_of, gaps, parse_mapping, rate_on
 from samband.rules.mappingdiff import differences
-from samband.rules.templates import IN_CLAIM, IN_LINE, read_template
+from samband.rules.templates import DATE_FORMS, IN_CLAIM, IN_LINE, read_template
 
 TODAY = dt.date(2026, 11, 23)
 WHOLE: dict[str, Any] = {
@@ -153,6 +153,48 @@ def test_control_characters_and_direction_marks_do_not_get_into_texts() -> None:
 
 def test_only_a_template_without_placeholders_is_known_beforehand() -> None:
     assert ["10", None] == [read_template(source, IN_LINE).literal for source in ("10", "1{claim}")]
+
+
+def test_a_day_is_written_in_the_form_that_the_template_asks_for() -> None:
+    written = {form: read_template(f"{{date:{form}}}").render({"date": "2026-03-01"}) for form in DATE_FORMS}
+    assert {
+        "yyyy-mm-dd": "2026-03-01", "dd.mm.yyyy": "01.03.2026", "dd.mm.yy": "01.03.26", "mm.yyyy": "03.2026",
+        "mmmm yyyy": "mars 2026", "d. mmmm yyyy": "1. mars 2026",
+    } == written  # fmt: skip
+
+
+def test_months_are_written_in_bokmal() -> None:
+    template = read_template("{date:mmmm yyyy}")
+    written = [template.render({"date": f"2026-{month:02}-28"}).removesuffix(" 2026") for month in range(1, 13)]
+    assert "januar februar mars april mai juni juli august september oktober november desember" == " ".join(written)
+
+
+@pytest.mark.parametrize("source", ["{date}", "{date|unknown}", "{date:yyyy-mm-dd}", "{date:yyyy-mm-dd|unknown}"])
+def test_a_day_without_a_form_stays_as_it_was(source: str) -> None:
+    assert "2026-03-01" == read_template(source).render({"date": "2026-03-01"})
+
+
+def test_a_default_is_written_as_it_stands_with_a_form_or_a_colon_in_it() -> None:
+    written = [read_template(source).render({}) for source in ("{date:dd.mm.yyyy|no: day}", "{text|kl: 12}")]
+    assert ["no: day", "kl: 12"] == written
+
+
+@pytest.mark.parametrize("form", ["", "DD.MM.YYYY", "dd/mm/yyyy", "%d.%m.%Y", "dd.mm.yyyy ", " dd.mm.yyyy", "d:m"])
+def test_a_form_that_there_is_not_is_refused_by_the_field_and_with_those_there_are(form: str) -> None:
+    toll = {"account": "7140", "text": f"Bom {{date:{form}}}"}
+    with pytest.raises(InvalidError) as refused:
+        parse_mapping(changed(expense_types={**WHOLE["expense_types"], "toll": toll}))
+    (problem,) = refused.value.problems
+    assert ("mapping.expense_types.toll.text", "value_error") == (problem.field, problem.code)
+    assert [] == [form for form in DATE_FORMS if f"{{date:{form}}}" not in problem.message]
+
+
+def test_only_a_day_takes_a_form() -> None:
+    with pytest.raises(InvalidError) as refused:
+        parse_mapping(changed(text="{claim:dd.mm.yyyy}"))
+    (problem,) = refused.value.problems
+    assert "mapping.text" == problem.field
+    assert "write {claim}" in problem.message
 
 
 # ── gaps ─────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samband import Booked
-from samband.rules.discrepancies import NOTED, RULES, OurLine, OurVoucher, Rule, month, twice
+from samband.rules.discrepancies import NOTED, RULES, OurLine, OurVoucher, Rule, Stuck, month, twice
 from samband.rules.reconciling import Books, Comparison, Waiting, reconcile
 
 PERIOD, BEFORE, AFTER = "2026-03", "2026-02", "2026-04"
@@ -301,6 +301,37 @@ def test_state_with_us_and_state_there_have_one_name(state: str, there: str | No
     assert ({expected} if expected else set()) == {d.code for d in compared.differences}
     assert ZERO == compared.unexplained
     assert {there or "absent"} == {d.there for d in compared.differences} or expected is None
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ("staged", "refused_there"),
+        ("failed", "refused_there"),
+        ("posted", "posted_unnoted"),
+        (None, "accepted_but_absent"),
+    ],
+)
+def test_item_that_their_import_refused_is_not_said_to_wait(there: str | None, expected: str) -> None:
+    ours = voucher(1, "accepted", refusal="cost_centre")
+    compared = compare([ours], [] if there is None else as_booked(ours, there))
+    assert {expected} == {d.code for d in compared.differences}
+    assert (expected in NOTED, ZERO) == (compared.is_clean, compared.unexplained)
+
+
+@pytest.mark.parametrize(("correction", "code"), [("k-1", "correction_stuck"), (None, "reversal_refused")])
+def test_booking_that_was_not_taken_back_is_told_though_no_line_differs(correction: str | None, code: str) -> None:
+    stuck = Stuck(
+        key=key(2), state="rejected", number=2, claim="c-1", correction=correction, currency="NOK",
+        booked=Decimal("103.50"), approved=Decimal("99.00"),
+    )  # fmt: skip
+    ours = [voucher(1), voucher(2, "rejected", purpose="reversal")]
+    compared = reconcile(PERIOD, ours, books_of(as_booked(ours[0])), stuck=[stuck])
+    (found,) = compared.differences
+    assert (code, None, ZERO, "absent") == (found.code, found.account, found.amount, found.there)
+    assert (Decimal("103.50"), Decimal("99.00")) == (found.booked, found.approved)
+    assert not compared.is_clean
+    assert {"7140", "2910"} == {account for account, _ in compared.accounts}
 
 
 def test_uncertain_item_says_whether_they_have_it() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from samband import AuthError, Page, Record, RemoteError
-from samband.testing.driver import ReadResult, texts_of
+from samband.testing.driver import texts_of
+from samband.testing.results import ReadResult
 
 
 def _page(*keys: str, deleted: tuple[str, ...] = (), cursor: str | None = None, complete: bool = False) -> Page:

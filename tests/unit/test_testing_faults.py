@@ -241,3 +241,34 @@ async def test_a_system_that_is_gone_becomes_a_502(client: aiohttp.ClientSession
         url = fault_proxy.front(upstream)
     async with client.get(f"{url}/rows") as response:
         assert response.status == 502
+
+
+async def test_what_was_carried_out_is_done_before_its_answer_is_lost(
+    fault_proxy: FaultProxy, client: aiohttp.ClientSession, loopback: Loopback
+) -> None:
+    done: list[str] = []
+
+    async def write(request: web.Request) -> web.Response:
+        done.append(await request.text())
+        return web.json_response({})
+
+    app = web.Application()
+    app.add_routes([web.post("/write", write)])
+    url = fault_proxy.front(loopback(app))
+    with fault_proxy.fault(faults.carried_out(faults.reset())), pytest.raises(aiohttp.ClientError):
+        await client.post(f"{url}/write", data=b"kept")
+    with fault_proxy.fault(faults.reset()), pytest.raises(aiohttp.ClientError):
+        await client.post(f"{url}/write", data=b"lost")
+    assert done == ["kept"]
+
+
+async def test_two_calls_have_the_same_fingerprint_only_when_they_say_the_same(
+    fault_proxy: FaultProxy, client: aiohttp.ClientSession, upstream: str
+) -> None:
+    url = fault_proxy.front(upstream)
+    for path, body in (("mirror", b"a"), ("mirror", b"a"), ("mirror", b"b"), ("mirror?x=1", b"a")):
+        async with client.post(f"{url}/{path}", data=body) as response:
+            await response.read()
+    first, again, *others = [call.fingerprint for call in fault_proxy.calls]
+    assert first == again
+    assert len({first, *others}) == 3

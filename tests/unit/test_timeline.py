@@ -64,7 +64,7 @@ POSTED: dict[str, Any] = {**ACCEPTED, "settled_at": at(20), "posted_at": at(20),
     ("items", "state", "summary"),
     [
         ([], "approved", "is approved and waits to be sent to the books."),
-        ([item("reserved")], "reserved", "is reserved since 2026-03-02 and goes out with run r-1."),
+        ([item("reserved")], "reserved", "is reserved since 2026-03-02 and goes out with run nbf/r-1."),
         ([item("sent", **SENT)], "sent", "was sent to the accounting system on 2026-03-02 and has no answer yet."),
         (
             [item("unknown", **SENT)], "uncertain",
@@ -75,14 +75,26 @@ POSTED: dict[str, Any] = {**ACCEPTED, "settled_at": at(20), "posted_at": at(20),
             "was accepted by the accounting system on 2026-03-02, under their reference S-9; it is not known to be booked "
             "yet.",
         ),
-        ([item("posted", **POSTED)], "booked", "was booked as number 4711 on 2026-03-02."),
+        ([item("posted", **POSTED)], "booked", "was booked as number 4711, as we learnt on 2026-03-02."),
+        (
+            [item("posted", **POSTED, voucher={"date": "2026-02-28"})], "booked",
+            "was booked as number 4711, dated 2026-02-28, as we learnt on 2026-03-02.",
+        ),
+        (
+            [item("accepted", **ACCEPTED, code="ERROR", message="Account 7130 is closed.")], "stuck",
+            "lies in the accounting system since 2026-03-02, which cannot book it as it is: Account 7130 is closed; it is "
+            "booked when it is mended there, and can be sent anew when its lines are removed there.",
+        ),
         (
             [item("rejected", **SENT, settled_at=at(12), message="Unknown account")], "rejected",
             "was rejected by the accounting system: Unknown account.",
         ),
         ([item("released")], "approved", "is approved and waits to be sent to the books."),
         ([item("reversed", **POSTED)], "approved", "is approved and waits to be sent to the books again."),
-        ([item("superseded", **POSTED), item("posted", 2, **POSTED)], "booked", "was booked as number 4711 on 2026-03-02."),
+        (
+            [item("superseded", **POSTED), item("posted", 2, **POSTED)], "booked",
+            "was booked as number 4711, as we learnt on 2026-03-02.",
+        ),
     ],
 )  # fmt: skip
 def test_summary_says_where_the_money_is(items: list[ExportItem], state: str, summary: str) -> None:
@@ -185,3 +197,9 @@ def test_every_state_has_words_whatever_is_known_of_it(state: str, purpose: str,
         assert view.summary.endswith(".")
         assert not view.summary.endswith("..")
         assert all(entry.text.endswith(".") and " None" not in entry.text for entry in view.items)
+
+
+def test_days_are_those_of_the_people_who_read_them() -> None:
+    late = dt.datetime(2026, 11, 23, 23, 1, tzinfo=dt.UTC)
+    view = timeline_of(claim(), [version(1, 0)], [item("posted", **{**POSTED, "posted_at": late})], [])
+    assert view.summary.endswith("as we learnt on 2026-11-24.")

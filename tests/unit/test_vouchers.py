@@ -242,6 +242,13 @@ def test_the_expense_keeps_its_own_day_in_the_text_when_the_voucher_is_moved() -
     assert ("toll 2026-03-01 c-1", "c-1 2026-04-01") == (voucher.lines[0].text, voucher.text)
 
 
+def test_days_in_texts_are_written_as_the_mapping_says_each_its_own() -> None:
+    toll = {"account": "7140", "text": "Bom {date:dd.mm.yyyy}"}
+    rules = mapping(closed_period="next_open", text="{claim} {date:mmmm yyyy}", expense_types={"toll": toll})
+    voucher = booked(claim({}), rules, periods=[MARCH, APRIL])
+    assert ("Bom 01.03.2026", "c-1 april 2026") == (voucher.lines[0].text, voucher.text)
+
+
 def test_without_any_later_open_period_the_claim_waits() -> None:
     assert ("period_closed", "date") == refusal(claim({}), mapping(closed_period="next_open"), periods=[MARCH])
 
@@ -257,6 +264,13 @@ def test_a_period_that_is_open_beside_a_closed_one_of_the_same_days_is_enough() 
 
 def test_a_slip_of_the_pen_in_the_year_is_not_booked() -> None:
     assert ("date_in_future", "approved_on") == refusal(claim({}, approved_on="2062-03-05"))
+
+
+def test_a_voucher_is_not_put_off_to_a_period_that_lies_far_ahead() -> None:
+    autumn = ChartPeriod(first=dt.date(2027, 9, 1), last=dt.date(2027, 9, 30), is_open=True)
+    with pytest.raises(Unpostable, match="2027-09-01, far ahead") as caught:
+        booked(claim({}), mapping(closed_period="next_open"), periods=[MARCH, autumn])
+    assert ("period_closed", "date") == (caught.value.code, caught.value.field)
 
 
 # ── kept and taken back ──────────────────────────────────────────────────────

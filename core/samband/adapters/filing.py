@@ -10,6 +10,7 @@ from samband.adapters.answers import broken_promise
 from samband.adapters.receipts import checked_receipt
 from samband.contract import ExportFile, HttpResponse, Receipt
 from samband.errors import RemoteError
+from samband.rules.reporting import FILE, number_of
 
 __all__ = ["FILE_TIMEOUT_S", "MAX_FILE_BYTES", "NoWayOut", "checked_file", "checked_report"]
 
@@ -65,7 +66,10 @@ def checked_file(plugin: str, file: object) -> ExportFile:
 
 
 def checked_report(plugin: str, receipts: object, scrub: Callable[[str], str]) -> list[Receipt]:
-    """Gives what a report says, one receipt for each key; of several for one key the last."""
+    """Gives what a report says, one receipt for each key; of several for one key the last.
+
+    A voucher's number in place of a key is somebody else's in another file, and so is kept once for each file.
+    """
     if not isinstance(receipts, list | tuple):
         raise broken_promise(plugin, "acknowledge", "gave no list of receipts", "return a list of samband.Receipt.")
     if len(receipts) > _MAX_RECEIPTS:
@@ -74,4 +78,8 @@ def checked_report(plugin: str, receipts: object, scrub: Callable[[str], str]) -
     if any(receipt.state == "unknown" or not _KEY.fullmatch(receipt.key) for receipt in checked):
         way_out = "leave out what the report does not tell, and give the keys that the items carried."
         raise broken_promise(plugin, "acknowledge", "gave a key or a state that no report tells", way_out)
-    return list({receipt.key: receipt for receipt in checked}.values())
+    return list({(receipt.key, _file_of(receipt)): receipt for receipt in checked}.values())
+
+
+def _file_of(receipt: Receipt) -> str | None:
+    return None if number_of(receipt) is None else receipt.evidence.get(FILE)

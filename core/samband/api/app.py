@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 import uuid
@@ -62,7 +63,7 @@ def create_app(
         handler_args={"auto_decompress": False, "access_log": None},
     )
     app[METRICS] = metrics or Metrics()
-    app[OPENAPI_DOCUMENT] = orjson.dumps(openapi_document(ENDPOINTS, samband.__version__))
+    app[OPENAPI_DOCUMENT] = _openapi_document()
     app.on_response_prepare.append(_dress)
     limits = BodyLimits(max_bytes=max_body_bytes, timeout_s=request_timeout_s)
     for endpoint in ENDPOINTS:
@@ -71,6 +72,12 @@ def create_app(
         for method in methods:
             app.router.add_route(method, endpoint.path, handler, expect_handler=_expect)
     return app
+
+
+@functools.cache
+def _openapi_document() -> bytes:
+    """Gives the document as it is served. The endpoints stand fast, so the applications of a process share one."""
+    return orjson.dumps(openapi_document(ENDPOINTS, samband.__version__))
 
 
 def _bind(endpoint: Endpoint, service: Service, limits: BodyLimits) -> Handler:

@@ -15,6 +15,7 @@ from samband.cli import (
     audit,
     checks,
     claims,
+    deciding,
     demo,
     drops,
     events,
@@ -96,6 +97,7 @@ app.add_typer(mapping.app, name="mapping")
 exports.export.command("reconcile")(reconcile.reconcile)
 exportfiles.add_to(exports.export)
 ordering.add_to(exports.export)
+deciding.add_to(exports.export)
 app.add_typer(exports.export, name="export")
 app.add_typer(events.app, name="events")
 app.add_typer(subscriptions.app, name="subscription")

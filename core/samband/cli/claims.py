@@ -14,8 +14,10 @@ from samband.cli.files import read_bytes
 from samband.cli.listing import Columns, Part, show_part
 from samband.cli.options import After, DataDir, Every, Json, Limit, Org, Revision, Url
 from samband.cli.output import ExitCode, counts_text, facts, show
+from samband.cli.wording import names_of
 from samband.client.client import claim_path, correction_path, organization_path
 from samband.errors import ConfigurationError, InvalidError
+from samband.views.reimbursements import CorrectionState
 
 __all__ = ["app"]
 
@@ -120,9 +122,7 @@ def timeline(org: Org, id: ClaimId, url: Url = None, data_dir: DataDir = None, j
 @app.command("corrections")
 def list_corrections(
     org: Org,
-    state: Annotated[
-        str | None, typer.Option("--state", help="proposed, approved, done or dismissed ones only.")
-    ] = None,
+    state: Annotated[str | None, typer.Option("--state", help=f"Only {names_of(CorrectionState)} ones.")] = None,
     claim: Annotated[str | None, typer.Option("--claim", help="Only of this claim.")] = None,
     limit: Limit = 100,
     after: After = None,
@@ -138,7 +138,7 @@ def list_corrections(
 
 @app.command("correction")
 def show_correction(org: Org, id: CorrectionId, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """Shows one correction; what the claim would be with --json."""
+    """Shows one correction: each value that differs as it is and as it would be; the whole claim with --json."""
     found = At(url, data_dir).get(correction_path(org, id))
     show(found, lambda: _correction_lines(found), as_json=json)
 
@@ -223,14 +223,24 @@ def _claim_lines(claim: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _correction_lines(correction: Mapping[str, Any]) -> Iterable[str]:
-    return facts(
+    is_now = correction["total_before"]
+    yield from facts(
         ("Correction", correction["id"]), ("Claim", f"{correction['organization']}/{correction['reimbursement']}"),
-        ("State", correction["state"]), ("Would be", f"{correction['total']} {correction['currency']}"),
-        ("Changed", correction["changed"] or None), ("Item", correction["item"]), ("Reversal", correction["reversal"]),
+        ("State", correction["state"]), ("Total now", f"{is_now} {correction['currency_before']}" if is_now else None),
+        ("Total would be", f"{correction['total']} {correction['currency']}"),
+        ("Item", correction["item"]), ("Reversal", correction["reversal"]),
         ("Proposed by", correction["proposed_by"]), ("Proposed at", correction["created_at"]),
         ("Decided by", correction["decided_by"]), ("Decided at", correction["decided_at"]),
         ("Reason", correction["reason"]),
     )  # fmt: skip
+    for change in correction["changes"]:
+        yield f"Change {change['field']}: {_value(change['before'])} becomes {_value(change['after'])}"
+
+
+def _value(value: object) -> str:
+    if value is None or value == "":
+        return "nothing"
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _timeline_lines(found: Mapping[str, Any]) -> Iterable[str]:
@@ -239,3 +249,17 @@ def _timeline_lines(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"The oldest {found['left_out']} versions are not listed here; see 'samband claims versions'."
     for entry in found["items"]:
         yield f"{entry['at']}: {entry['text']}"
+    yield from _item_lines(found)
+
+
+def _item_lines(timeline: Mapping[str, Any]) -> Iterable[str]:
+    """Names the key of each item once, with what was heard of it last, for the commands that take one."""
+    last = {entry["key"]: entry for entry in timeline["items"] if entry["key"] and entry["what"] != "looked_up"}
+    for key, entry in last.items():
+        number = f", voucher {entry['number']}" if entry["number"] else ""
+        yield f"Item {key}: export {entry['export']}{number}, {entry['what']}"
+    for key in (key for key, entry in last.items() if entry["what"] == "uncertain"):
+        yield (
+            "If you have looked into the books: samband export resolve "
+            f"{timeline['organization']} {key} --outcome booked|not_booked --reason WHY"
+        )

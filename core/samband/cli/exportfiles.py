@@ -18,7 +18,7 @@ from samband.cli.output import show
 from samband.client.client import organization_path
 from samband.errors import ConfigurationError
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "file_lines"]
 
 FILES = Columns(
     "files",
@@ -28,6 +28,16 @@ FILES = Columns(
         one["delivered_at"] or "no", one["acknowledged_at"] or "no",
     ),
 )  # fmt: skip
+
+
+def file_lines(files: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """Gives who has fetched the files of a batch, and when."""
+    for file in files:
+        times = {0: "never fetched", 1: "fetched once"}.get(file["downloads"], f"fetched {file['downloads']} times")
+        yield f"File {file['id']}: {file['name']}, {file['state']}, {times}"
+        yield from (f"  {one['at']}: {one['profile']}, by {one['by']}" for one in file["fetched"])
+        if file["downloads"] > len(file["fetched"]):
+            yield "  and earlier; see 'samband audit list' with the action export_file.downloaded"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,7 +67,8 @@ def download(
     id: Annotated[str, typer.Argument(help="The file's id; 'samband export files' lists them.")],
     to: Annotated[Path, typer.Option("--to", help="Where to write it; must not exist yet.")],
     profile: Annotated[
-        str, typer.Option("--profile", help="machine for the file itself, human for a sheet for people.")
+        str,
+        typer.Option("--profile", help="machine for the file itself, human for a sheet for people, json for programs."),
     ] = "machine",
     url: Url = None,
     data_dir: DataDir = None,

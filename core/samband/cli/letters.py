@@ -20,8 +20,8 @@ LETTERS = Columns(
     "dead_letters",
     ("Id", "Type", "Run", "Reason", "Times", "Last", "State", "Message"),
     lambda one: (
-        one["id"], one["type"], one["run"], one["reason"], one["occurrences"], one["updated_at"], _state(one),
-        one["message"],
+        one["id"], one["type"], f"{one['organization']}/{one['run']}", one["reason"], one["occurrences"],
+        one["updated_at"], _state(one), one["message"],
     ),
 )  # fmt: skip
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from samband.cli.client import At
+from samband.cli.client import At, HostClient
 from samband.cli.files import read_object
 from samband.cli.listing import Columns, Part, show_part
 from samband.cli.options import After, DataDir, Every, Json, Limit, Org, Revision, Type, Url
-from samband.cli.output import ExitCode, facts, show
+from samband.cli.output import ExitCode, facts, note, show
 from samband.client.client import integration_path
 
-app = typer.Typer(help="How claims become vouchers: show, put, history, diff, restore, preview, check.")
+app = typer.Typer(help="How claims become vouchers: show, put, history, diff, restore, preview, check, chart.")
 
 File = Annotated[Path, typer.Option("--file", help="JSON file with the mapping; - reads standard input.")]
 From = Annotated[
@@ -29,6 +29,15 @@ VERSIONS = Columns(
     lambda one: (
         one["version"], one["effective_from"], "yes" if one["is_active"] else "no", one["author"] or "unknown",
         one["created_at"][:19].replace("T", " "), one["restored_from"] or "none", one["note"] or "none",
+    ),
+)  # fmt: skip
+
+ENTRIES = Columns(
+    "entries",
+    ("Kind", "Code", "Name", "State"),
+    lambda one: (
+        f"dimension {one['dimension']}" if one["dimension"] else one["kind"].replace("_", " "),
+        one["code"] or f"{one['first']} to {one['last']}", one["name"], "open" if one["is_open"] else "closed",
     ),
 )  # fmt: skip
 
@@ -159,6 +168,41 @@ def check(
         raise typer.Exit(ExitCode.FAILED)
 
 
+@app.command("chart")
+def chart(
+    org: Org,
+    type: Type,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Only these: account, tax_rule, dimension or period.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", help="Only what has this in its code, name or days.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Read it at the other system first, now.")] = False,
+    limit: Limit = 50,
+    after: After = None,
+    every: Every = False,
+    url: Url = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Lists what a mapping may refer to at the other system, as it was last read; 1 when --refresh could not read it."""
+    base = f"{integration_path(org, type)}/chart"
+
+    async def question(host: HostClient) -> dict[str, Any]:
+        if refresh:
+            await host.post(f"{base}/refresh")
+        return await host.part(base, limit=None if every else limit, after=after, kind=kind, q=search)
+
+    page = At(url, data_dir).ask(question)
+    document = {ENTRIES.name: page.pop("items"), **page}
+    show(document, lambda: _chart_lines(document), as_json=json)
+    if not json and document["next"] is not None:
+        note(f"There are more. Go on with --after {document['next']}, or ask for --all.")
+    if refresh and document["trouble"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
 def _read(file: Path) -> Mapping[str, Any]:
     """Gives the mapping in a file; one that 'mapping show --json' wrote has it under its name."""
     found = read_object(file, "mapping")
@@ -197,6 +241,9 @@ def _mapping_lines(body: Mapping[str, Any]) -> Iterable[str]:
     for name, rows in sorted(body["rates"].items()):
         for row in rows:
             yield f"Rate table {name}: from {row['valid_from']} {row['rate']}, of which tax-free {row['tax_free']}"
+    for name, table in sorted(body["lookups"].items()):
+        rest = "is a gap" if table["default"] is None else f"is {table['default']}"
+        yield f"Lookup table {name}: entries {len(table['entries'])}, anything else {rest}"
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -269,3 +316,12 @@ def _check_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield from (f"{finding['field']}: {finding['message']}" for finding in found["findings"])
     if found["unchecked"]:
         yield f"Not listed by the other system, so not checked: {', '.join(found['unchecked'])}"
+
+
+def _chart_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield f"Read at: {found['read_at'][:19].replace('T', ' ')}"
+    if found["trouble"]:
+        yield f"The last reading failed: {found['trouble']['message']}"
+    if found["unlisted"]:
+        yield f"Not listed by the other system: {', '.join(found['unlisted'])}"
+    yield from ENTRIES.lines(found[ENTRIES.name])

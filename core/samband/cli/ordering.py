@@ -1,16 +1,18 @@
-"""``samband export order|preview|again|resolve|batches|batch``: sending claims, and what went out together."""
+"""``samband export order|preview|batches|batch``: sending claims, and what went out together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from samband.cli.client import At
+from samband.cli.exportfiles import file_lines
 from samband.cli.following import demand_success, follow
 from samband.cli.listing import Columns, Part, show_part
-from samband.cli.options import After, DataDir, Every, Json, Limit, Org, Run, Url, Wait
+from samband.cli.options import After, DataDir, Every, Json, Limit, Org, Run, Url, Wait, two_names
 from samband.cli.output import facts, show
 from samband.client.client import organization_path
 
@@ -27,22 +29,21 @@ Exclude = Annotated[
 ]
 Type = Annotated[str | None, typer.Option("--type", help="The integration, where several take claims.")]
 Route = Annotated[str | None, typer.Option("--route", help="file or download; the plugin chooses its way otherwise.")]
-Why = Annotated[
-    str, typer.Option("--reason", help="Why; it is kept for ever in the audit trail, so name no person in it.")
-]
-
-BATCHES = Columns(
-    "batches",
-    ("Run", "Ordered", "Goes to", "Outcome", "Items", "Sum", "Months", "By whom"),
-    lambda one: (
-        one["run"], one["created_at"], one["type"], one["outcome"], one["items"], _sums(one["totals"]), _months(one),
-        one["requested_by"] or one["reason"],
-    ),
-)  # fmt: skip
 
 
 class _Batches(Columns):
-    """Says what to do where nothing has gone out yet."""
+    """Names each run as other commands take it, and says what to do where nothing has gone out yet."""
+
+    @classmethod
+    def of(cls, org: str) -> _Batches:
+        return cls(
+            "batches",
+            ("Run", "Ordered", "Goes to", "Outcome", "Items", "Sum", "Months", "By whom"),
+            lambda one: (
+                f"{org}/{one['run']}", one["created_at"], one["type"], one["outcome"], one["items"],
+                _sums(one["totals"]), _months(one), one["requested_by"] or one["reason"],
+            ),
+        )  # fmt: skip
 
     def lines(self, items: Any) -> Iterable[str]:
         if items:
@@ -57,8 +58,6 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands to ``samband export``."""
     app.command("order")(order)
     app.command("preview")(preview)
-    app.command("again")(again)
-    app.command("resolve")(resolve)
     app.command("batches")(batches)
     app.command("batch")(batch)
 
@@ -85,7 +84,7 @@ def order(
     )
     if wait and ordered["run"] is not None:
         ordered["run"] = follow(at, ordered["run"])
-    show(ordered, lambda: _order_lines(ordered), as_json=json)
+    show(ordered, lambda: _order_lines(org, ordered), as_json=json)
     if wait and ordered["run"] is not None:
         demand_success(ordered["run"])
 
@@ -109,44 +108,7 @@ def preview(
             org, id or None, type=type, since=since, until=until, exclude=left_out, route=route
         )
     )
-    show(seen, lambda: _preview_lines(seen), as_json=json)
-
-
-def again(
-    org: Org,
-    id: Annotated[str, typer.Argument(help="The claim's id, as the platform has it.")],
-    reason: Why,
-    type: Type = None,
-    wait: Wait = False,
-    url: Url = None,
-    data_dir: DataDir = None,
-    json: Json = False,
-) -> None:
-    """Exports a claim once more under a new key and number. If the first one is booked after all, it is booked twice."""
-    at = At(url, data_dir)
-    told = at.order(lambda client: client.export_again(org, id, reason=reason, type=type))
-    if wait:
-        told["run"] = follow(at, told["run"])
-    show(told, lambda: _again_lines(told), as_json=json)
-    if wait:
-        demand_success(told["run"])
-
-
-def resolve(
-    org: Org,
-    key: Annotated[str, typer.Argument(help="The item's key, from 'samband export items'.")],
-    outcome: Annotated[str, typer.Option("--outcome", help="booked, or not_booked: then the claim is free again.")],
-    reason: Why,
-    reference: Annotated[str | None, typer.Option("--reference", help="The number it is booked under.")] = None,
-    url: Url = None,
-    data_dir: DataDir = None,
-    json: Json = False,
-) -> None:
-    """Settles an item of which nobody knows whether it arrived. Look into the other system's books first."""
-    item = At(url, data_dir).order(
-        lambda client: client.resolve_export(org, key, outcome=outcome, reason=reason, reference=reference)
-    )
-    show(item, lambda: _item_lines(item), as_json=json)
+    show(seen, lambda: _preview_lines(org, seen), as_json=json)
 
 
 def batches(
@@ -161,15 +123,14 @@ def batches(
 ) -> None:
     """Lists what went out together, newest first."""
     path, part = organization_path(org) + "/exports/batches", Part(limit, after, every)
-    columns = _Batches(BATCHES.name, BATCHES.headings, BATCHES.row)
-    show_part(At(url, data_dir), path, columns, part, as_json=json, type=type)
+    show_part(At(url, data_dir), path, _Batches.of(org), part, as_json=json, type=type)
 
 
 def batch(run: Run, url: Url = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Shows one batch with all its claims."""
-    org, _, run_id = run.partition("/")
-    found = At(url, data_dir).get(f"{organization_path(org)}/exports/batches/{run_id}")
-    show(found, lambda: _batch_lines(found), as_json=json)
+    org, run_id = two_names(run, "ORG/RUN")
+    found = At(url, data_dir).get(f"{organization_path(org)}/exports/batches/{quote(run_id, safe='')}")
+    show(found, lambda: [*_batch_lines(org, found), *file_lines(found["files"])], as_json=json)
 
 
 def _exclusions(given: list[str] | None) -> dict[str, str]:
@@ -184,25 +145,26 @@ def _exclusions(given: list[str] | None) -> dict[str, str]:
     return excluded
 
 
-def _order_lines(ordered: Mapping[str, Any]) -> Iterator[str]:
+def _order_lines(org: str, ordered: Mapping[str, Any]) -> Iterator[str]:
     run = ordered["run"]
     yield f"Goes to: {ordered['type']}"
     yield f"Run: {run['organization']}/{run['id']}, {run['state']}" if run else "Run: none, there was nothing to send"
     yield f"Sent: {', '.join(ordered['reserved']) or 'none'}"
-    yield from _common_lines(ordered)
+    yield from _common_lines(org, ordered)
 
 
-def _preview_lines(seen: Mapping[str, Any]) -> Iterator[str]:
+def _preview_lines(org: str, seen: Mapping[str, Any]) -> Iterator[str]:
     yield f"Would go to: {seen['type']}"
     yield f"Claims: {seen['count']}"
     yield f"Would be sent: {', '.join(seen['claims']) or 'none'}"
-    yield from _common_lines(seen)
+    yield from map(_refusal_line, seen["refused_before"])
+    yield from _common_lines(org, seen)
     for voucher in seen["vouchers"]:
         amount = f"{voucher['amount']} {voucher['currency']}"
         yield f"Voucher: {voucher['number']}, {voucher['date']}, {amount}, claim {voucher['claim']}"
 
 
-def _common_lines(told: Mapping[str, Any]) -> Iterator[str]:
+def _common_lines(org: str, told: Mapping[str, Any]) -> Iterator[str]:
     if told["totals"]:
         yield f"Sum: {_sums(told['totals'])}"
     if told["mapping_version"] is not None:
@@ -212,33 +174,26 @@ def _common_lines(told: Mapping[str, Any]) -> Iterator[str]:
         words = f": {skipped['message']}" if skipped["message"] else ""
         yield f"Not sent: {skipped['id']}, {skipped['code'] or skipped['reason']}{place}{words}"
     for overlap in told["overlaps"]:
-        yield f"Warning: run {overlap['run']} has {overlap['claims']} claims of {', '.join(overlap['days'])}"
+        yield f"Warning: run {org}/{overlap['run']} has {overlap['claims']} claims of {', '.join(overlap['days'])}"
 
 
-def _again_lines(told: Mapping[str, Any]) -> Iterable[str]:
-    run = told["run"]
-    return facts(
-        ("Claim", told["reimbursement"]), ("Item", told["item"]),
-        ("Run", f"{run['organization']}/{run['id']}, {run['state']}"),
-    )  # fmt: skip
-
-
-def _item_lines(item: Mapping[str, Any]) -> Iterable[str]:
-    return facts(
-        ("Item", item["key"]), ("Claim", item["reimbursement"]), ("State", item["state"]),
-        ("Reference", item["reference"]), ("Reason", item["reason"]),
-    )  # fmt: skip
-
-
-def _batch_lines(found: Mapping[str, Any]) -> Iterable[str]:
+def _batch_lines(org: str, found: Mapping[str, Any]) -> Iterable[str]:
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
     return facts(
-        ("Run", found["run"]), ("Goes to", found["type"]), ("Outcome", found["outcome"]), ("Items", states),
+        ("Run", f"{org}/{found['run']}"), ("Goes to", found["type"]), ("Outcome", found["outcome"]), ("Items", states),
         ("Sum", _sums(found["totals"])), ("Months", _months(found)), ("By", ", ".join(found["routes"]) or None),
         ("Files", ", ".join(found["acknowledgements"]) or None), ("Ordered", found["created_at"]),
         ("Ordered by", found["requested_by"] or found["reason"]), ("Claims", ", ".join(found["claims"])),
         ("Error", found["error"]),
+        ("Each item with its key", f"samband export items {org} --run {found['run']}"),
     )  # fmt: skip
+
+
+def _refusal_line(refusal: Mapping[str, Any]) -> str:
+    field = f"{refusal['field']}: " if refusal["field"] else ""
+    words = refusal["message"] or refusal["code"] or "they gave no reason"
+    since = "the claim has changed since" if refusal["is_changed"] else "the claim has not changed since"
+    return f"Refused before: {refusal['claim']}, {since}; they said: {field}{words}"
 
 
 def _sums(totals: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from samband.cli.wording import in_words_of_commands
 from samband.errors import (
     AccessError,
     AuthError,
@@ -27,7 +28,18 @@ from samband.errors import (
     StoreError,
 )
 
-__all__ = ["ExitCode", "counts_text", "error_document", "exit_code_of", "facts", "fail", "note", "show", "table"]
+__all__ = [
+    "ExitCode",
+    "counts_text",
+    "error_document",
+    "exit_code_of",
+    "facts",
+    "fail",
+    "note",
+    "plain",
+    "show",
+    "table",
+]
 
 # What another system calls a record may hold anything; a terminal obeys some of it, and a table breaks over the rest.
 _CONTROLS = dict.fromkeys([*range(32), *range(127, 160), 0x2028, 0x2029], " ")
@@ -84,8 +96,13 @@ def show(document: Any, text: Iterable[str] | Callable[[], Iterable[str]], *, as
         sys.stdout.write(orjson.dumps(document, default=_plain).decode() + "\n")
     else:
         lines = text() if callable(text) else text
-        sys.stdout.write("".join(f"{line.translate(_CONTROLS)}\n" for line in lines))
+        sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
     sys.stdout.flush()
+
+
+def plain(line: str) -> str:
+    """Gives a line without what a terminal would obey or break."""
+    return line.translate(_CONTROLS)
 
 
 def note(line: str) -> None:
@@ -100,7 +117,7 @@ def fail(error: SambandError, *, as_json: bool) -> ExitCode:
     if as_json:
         show({"ok": False, "exit_code": int(code), "error": error_document(error)}, (), as_json=True)
     else:
-        note("\n".join(line.translate(_CONTROLS) for line in _error_lines(error)))
+        note("\n".join(map(plain, _error_lines(error))))
     return code
 
 
@@ -109,7 +126,7 @@ def error_document(error: SambandError) -> dict[str, Any]:
     document: dict[str, Any] = {
         "code": error.code,
         "message": error.message,
-        "hint": error.hint,
+        "hint": in_words_of_commands(error.hint),
         "field": error.field,
         "remote_message": error.remote_message,
     }
@@ -126,7 +143,7 @@ def _error_lines(error: SambandError) -> Iterable[str]:
     if error.remote_message:
         yield f"They said: {error.remote_message}"
     if error.hint:
-        yield f"What to do: {error.hint}"
+        yield f"What to do: {in_words_of_commands(error.hint)}"
     yield f"Code: {error.code}"
 
 

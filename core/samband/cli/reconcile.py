@@ -27,8 +27,11 @@ _WORDS: Final[Mapping[str, str]] = {
     "accepted_but_absent": "they took it, and do not have it now",
     "booked_twice": "booked more than once",
     "booked_unknown_to_us": "they have it under a key of ours that we do not know",
-    "booked_unexpectedly": "they have it, though we never had it as sent",
+    "booked_unexpectedly": "they have it, though here it is refused, given back, or not sent yet",
     "superseded_still_there": "replaced by a new export, and still in their books",
+    "correction_stuck": "its correction was agreed to, and what was booked has not been taken back",
+    "reversal_refused": "refused, after the claim had gone out again; both bookings stand",
+    "refused_there": "refused by their import, and lies there still",
     "failed_there": "they could not book it",
     "amount_differs": "another amount",
     "currency_differs": "another currency",
@@ -138,13 +141,13 @@ def _differences(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f"Differences: {_count(found['differences_total'], 'line')}, worst first."
     for _, group in groupby(found["differences"], key=lambda one: (one["code"], one["key"])):
-        yield from _difference(list(group))
+        yield from _difference(found["organization"], list(group))
     left = found["differences_total"] - len(found["differences"])
     if left:
         yield f"Not listed: {left} more; ask with a higher --limit."
 
 
-def _difference(group: list[Mapping[str, Any]]) -> Iterator[str]:
+def _difference(org: str, group: list[Mapping[str, Any]]) -> Iterator[str]:
     one = group[0]
     what = f"Claim {one['reimbursement']}, voucher {one['voucher']}" if one["voucher"] else f"Key {one['key']}"
     if one["reimbursement"] and not one["voucher"]:
@@ -154,8 +157,20 @@ def _difference(group: list[Mapping[str, Any]]) -> Iterator[str]:
     when = "".join(f", {word} {one[name]}" for word, name in (("dated", "date"), ("as", "reference")) if one[name])
     weight = "" if one["code"] in NOTED else "Look into this. "
     yield f"  {weight}{what}{reversal}: {_WORDS.get(one['code'], one['code'])} ({one['code']}); {there}{when}."
+    if one["booked"] is not None:
+        yield f"    Booked {one['booked']}, and the claim comes to {one['approved']} {one['currency']}."
+        yield f"    {_way_out(org, one)}"
+        return
     for line in group:
         yield f"    Line {line['line']}, account {line['account']}: {line['amount']} {line['currency'] or ''}".rstrip()
+
+
+def _way_out(org: str, one: Mapping[str, Any]) -> str:
+    if one["correction"] is None:
+        return "Have the older booking taken back in the other system."
+    if one["state"] == "accepted":
+        return "Mend in the other system what its import refuses, or remove it there; it is noted by itself then."
+    return f"Mend what was refused, then agree again: samband claims approve {org} {one['correction']}"
 
 
 def _unmapped(found: Mapping[str, Any]) -> Iterable[str]:

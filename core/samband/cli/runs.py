@@ -29,7 +29,8 @@ RUNS = Columns(
     "runs",
     ("Run", "Type", "State", "Records", "Started", "Seconds"),
     lambda run: (
-        run["id"], run["type"], _state(run), counts_text(run["counts"]), run["started_at"] or "not yet", _seconds(run),
+        f"{run['organization']}/{run['id']}", run["type"], _state(run), counts_text(run["counts"]),
+        run["started_at"] or "not yet", _seconds(run),
     ),
 )  # fmt: skip
 OUTCOMES = Columns(
@@ -154,7 +155,7 @@ def run_lines(run: Mapping[str, Any]) -> Iterable[str]:
         ("Reading", _reading(run)),
         ("Cursor for the next run", run["cursor_present"] if run["operation"] == "sync" else None),
         ("Seconds", _seconds(run)),
-        ("Repeats the run", run["retry_of"]),
+        ("Repeats the run", f"{run['organization']}/{run['retry_of']}" if run["retry_of"] else None),
         ("Asked to stop at", run["cancel_requested_at"]),
     )
     yield from (f"Note: {text}" for text in run["notes"])

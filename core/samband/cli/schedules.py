@@ -28,13 +28,17 @@ SCHEDULES = Columns(
     ("Name", "When", "Reads", "State", "Next, local"),
     lambda one: (one["name"], one["words"], "everything" if one["full"] else "changes", _state(one), _next(one)),
 )
-OCCURRENCES = Columns(
-    "occurrences",
-    ("Planned, local", "State", "Why", "Run", "Run's state"),
-    lambda one: (
-        one["local"], one["state"], one["reason"] or "none", one["run"] or "none", one["run_state"] or "none",
-    ),
-)  # fmt: skip
+
+
+def _occurrences(org: str) -> Columns:
+    return Columns(
+        "occurrences",
+        ("Planned, local", "State", "Why", "Run", "Run's state"),
+        lambda one: (
+            one["local"], one["state"], one["reason"] or "none", f"{org}/{one['run']}" if one["run"] else "none",
+            one["run_state"] or "none",
+        ),
+    )  # fmt: skip
 
 
 def _path(org: str, type: str, name: str) -> str:
@@ -164,7 +168,7 @@ def occurrences(
 ) -> None:
     """Lists the planned times that have come, newest first, and what became of each."""
     path, part = _path(org, type, name) + "/occurrences", Part(limit, after, every)
-    show_part(At(url, data_dir), path, OCCURRENCES, part, as_json=json)
+    show_part(At(url, data_dir), path, _occurrences(org), part, as_json=json)
 
 
 def _lines(schedule: Mapping[str, Any]) -> Iterable[str]:

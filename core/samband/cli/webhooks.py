@@ -25,15 +25,17 @@ SecretFile = Annotated[
 ]
 State = Annotated[str | None, typer.Option("--state", help="Only those that are received, processed or failed.")]
 
-DELIVERIES = Columns(
-    "deliveries",
-    ("Id", "Received", "State", "Note", "Streams", "Run", "Run's state", "Bytes"),
-    lambda one: (
-        one["id"], one["received_at"], one["state"], one["note"] or "none",
-        ", ".join(t["stream"] for t in one["triggers"]) or "none", one["run"] or "none", one["run_state"] or "none",
-        one["size"],
-    ),
-)  # fmt: skip
+
+def _deliveries(org: str) -> Columns:
+    return Columns(
+        "deliveries",
+        ("Id", "Received", "State", "Note", "Streams", "Run", "Run's state", "Bytes"),
+        lambda one: (
+            one["id"], one["received_at"], one["state"], one["note"] or "none",
+            ", ".join(t["stream"] for t in one["triggers"]) or "none", f"{org}/{one['run']}" if one["run"] else "none",
+            one["run_state"] or "none", one["size"],
+        ),
+    )  # fmt: skip
 
 
 def _path(org: str, type: str) -> str:
@@ -139,7 +141,7 @@ def list_deliveries(
 ) -> None:
     """Lists what was taken in, newest first: what it asked for and what became of it, never what it held."""
     path, part = f"{_path(org, type)}/deliveries", Part(limit, after, every)
-    show_part(At(url, data_dir), path, DELIVERIES, part, as_json=json, state=state)
+    show_part(At(url, data_dir), path, _deliveries(org), part, as_json=json, state=state)
 
 
 @app.command("replay")

@@ -25,6 +25,9 @@ from samband.views import (
 from samband.views.exports import BatchView, ExportItemView, ExportPreviewView, ExportView, RepeatView
 from samband.views.files import AcknowledgementView, DropTestView, DropView, ExportFileView
 from samband.views.mappings import (
+    ChartEntryView,
+    ChartPartView,
+    ChartReadingView,
     MappingCheckView,
     MappingDiffView,
     MappingPreviewView,
@@ -366,6 +369,25 @@ class Client:
         """Tells what of the mapping does not hold at the other system; ``refresh`` reads its accounts now."""
         path, now = _mapping_path(organization, type) + "/check", "true" if refresh else None
         return parsed(MappingCheckView, await self.wire.get(path, refresh=now))
+
+    def chart(
+        self, organization: str, type: str, *, kind: str | None = None, search: str | None = None
+    ) -> AsyncIterator[ChartEntryView]:
+        """Yields what a mapping may refer to at the other system, by kind, dimension and code."""
+        return self._each(ChartEntryView, integration_path(organization, type) + "/chart", kind=kind, q=search)
+
+    async def chart_part(
+        self, organization: str, type: str, *, kind: str | None = None, search: str | None = None,
+        after: str | None = None, limit: int | None = None,
+    ) -> ChartPartView:  # fmt: skip
+        """Gives a part of the same, with the moment at which it was read."""
+        path = integration_path(organization, type) + "/chart"
+        return parsed(ChartPartView, await self.wire.get(path, kind=kind, q=search, after=after, limit=limit))
+
+    async def refresh_chart(self, organization: str, type: str) -> ChartReadingView:
+        """Reads it at the other system now; takes as long as that takes."""
+        path = integration_path(organization, type) + "/chart/refresh"
+        return parsed(ChartReadingView, await self.wire.post(path))
 
     def export_files(self, organization: str, *, type: str | None = None) -> AsyncIterator[ExportFileView]:
         """Yields files that carried claims out, newest first."""

@@ -16,7 +16,7 @@ import structlog
 
 from samband.adapters.adapter import Adapter, Connection
 from samband.contract import Batch, Item, Receipt, Sought
-from samband.errors import OutcomeUnknownError, RateLimitedError, RetryableError, SambandError
+from samband.errors import AdapterError, OutcomeUnknownError, RateLimitedError, RetryableError, SambandError
 from samband.flow.outgoing import item_of, sought_of
 from samband.rules.selecting import CORE_ROUTES
 from samband.store import Lease, Store
@@ -253,12 +253,33 @@ class Exporting:
         others = [sought_of(item) for item in items if item.route not in CORE_ROUTES]
         if by_file:
             await writing.read(self._files().find(self._connection, by_file))
+            await self._look_into_the_books(writing, by_file)
         if others and "find_exported" in self._adapter.manifest.capabilities:
             await writing.read(self._adapter.find_exported(self._connection, others, run_id=self._lease.run_id))
         elif others:  # nobody was asked, and so nothing is known to be missing
             writing.open.difference_update(each.key for each in others)
         await self._store.ledger.note_looked_up(self._lease, [item.key for item in items])
         return writing
+
+    async def _look_into_the_books(self, writing: _Writing, by_file: Sequence[Sought]) -> None:
+        """Asks the books about what went as a file, and takes their word only for what is there.
+
+        That it is not there says nothing of a file, which somebody may take in any day; and files are for the times when
+        the books cannot be asked.
+        """
+        if "find_exported" not in self._adapter.manifest.capabilities:
+            return
+        found = self._adapter.find_exported(self._connection, by_file, run_id=self._lease.run_id)
+        try:
+            await writing.read(_present(found))
+        except AdapterError as err:
+            self._log.info("books_not_asked", code=err.code, items=len(by_file))
+
+
+async def _present(receipts: AsyncIterator[Receipt]) -> AsyncIterator[Receipt]:
+    async for receipt in receipts:
+        if receipt.state in ("accepted", "posted"):
+            yield receipt
 
 
 def _is_balanced(item: Item) -> bool:

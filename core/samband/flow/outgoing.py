@@ -31,7 +31,7 @@ def sought_of(item: ExportItem) -> Sought:
         key=item.key, state=cast(Literal["sent", "unknown", "accepted"], item.state), route=item.route,
         sent_at=item.sent_at, number=item.voucher_number,
         date=None if item.voucher is None else dt.date.fromisoformat(item.voucher["date"]), reference=item.reference,
-        lines=None if item.voucher is None else len(item.voucher["lines"]),
+        lines=None if item.voucher is None else len(item.voucher["lines"]), code=item.code,
     )  # fmt: skip
 
 

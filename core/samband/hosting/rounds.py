@@ -35,7 +35,7 @@ def duties(
     scheduler = Scheduler(store=store, registry=registry, bell=bell, owner=f"{socket.gethostname()}/{os.getpid()}")
     caretaker = Caretaker(
         store=store, registry=registry, probe_every_s=settings.probe_every_s, stall_after_s=settings.stall_after_s,
-        webhooks=store.inbox.judged,
+        unposted_after_days=settings.unposted_after_days, webhooks=store.inbox.judged,
     )  # fmt: skip
     return [
         Duty(name="schedules", work=scheduler.round),

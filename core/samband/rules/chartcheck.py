@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from samband.outgoing import Chart, ChartEntry, ChartPeriod
 from samband.rules.mapping import ExpenseRule, MappingBody, closest
-from samband.rules.templates import IN_CLAIM, IN_LINE, read_template
+from samband.rules.templates import IN_CLAIM, IN_LINE, Placeholder, Template, read_template
 
 __all__ = [
     "MappingFinding",
@@ -37,6 +37,10 @@ ENDS_SOON: Final = dt.timedelta(days=7)
 _HINTS: Final = 10
 _CANDIDATES: Final = 2_000
 """Comparing names is slow: so many findings get a suggestion, each among so many names."""
+_ENTRIES_TOLD: Final = 200
+"""A dimension that is set up anew over there may leave no code of a table as it was: so many are told one by one."""
+_CODES: Final = 200_000
+"""Far more than tables have entries; a mapping that puts them together in thousands of ways is not looked at to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +72,16 @@ def check_mapping(mapping: MappingBody, chart: Chart, today: dt.date) -> list[Ma
 
 
 def unchecked(mapping: MappingBody, chart: Chart) -> list[str]:
-    """Names what nobody can check: dimensions that the other side does not list, tax rules, periods."""
-    names = sorted({name for _, name, _ in _dimension_codes(mapping)} - set(chart.dimensions))
+    """Names what nobody can check: dimensions that the other side does not list, tables of other things, tax rules, periods."""
+    places = [(dimension, _table_of(template)) for _, dimension, template in _templates(mapping)]
+    names = sorted({dimension for dimension, _ in places} - set(chart.dimensions))
+    checked = {looked_up.table for dimension, looked_up in places if looked_up and dimension in chart.dimensions}
     more = [("tax_rules", chart.tax_rules), ("periods", chart.periods)]
-    return [*(f"dimensions.{name}" for name in names), *(name for name, listed in more if listed is None)]
+    return [
+        *(f"dimensions.{name}" for name in names),
+        *(f"lookups.{table}" for table in sorted(set(mapping.lookups) - checked)),
+        *(name for name, listed in more if listed is None),
+    ]
 
 
 # ── as it is kept ────────────────────────────────────────────────────────────
@@ -164,14 +174,66 @@ def _of_tax_rules(mapping: MappingBody, chart: Chart, hints: Iterator[int]) -> I
 
 def _of_dimensions(mapping: MappingBody, chart: Chart, hints: Iterator[int]) -> Iterator[MappingFinding]:
     known = {name: {entry.code: entry for entry in entries} for name, entries in chart.dimensions.items()}
-    for field, name, code in _dimension_codes(mapping):
-        if code is not None and name in known:
-            what = f"value of the dimension {name}"
-            yield from _judge(field, code, known[name], "dimension_unknown", "dimension_closed", what, hints)
+    told: dict[str, int] = {}
+    for use in itertools.islice(_uses(mapping, known), _CODES):
+        what, values = f"value of the dimension {use.dimension}", known[use.dimension]
+        for finding in _judge(use.field, use.code, values, "dimension_unknown", "dimension_closed", what, hints):
+            if use.table is None or told.get(use.table, 0) < _ENTRIES_TOLD:
+                yield finding
+            if use.table is not None:
+                told[use.table] = told.get(use.table, 0) + 1
+    for table, count in told.items():
+        if count > _ENTRIES_TOLD:
+            text = f"The other system does not take {count - _ENTRIES_TOLD} more codes of the table {table!r} either."
+            yield MappingFinding(code="dimension_unknown", field=f"lookups.{table}", message=text)
 
 
-def _dimension_codes(mapping: MappingBody) -> Iterator[tuple[str, str, str | None]]:
-    """Gives each use of a dimension: the field, its name, and its code where that is the same for every claim."""
+class _Use(NamedTuple):
+    """A code of a dimension that a mapping can come to.
+
+    Attributes:
+        field: Of the mapping, dotted.
+        table: That the code is in, if it is in one.
+    """
+
+    field: str
+    dimension: str
+    code: str
+    table: str | None = None
+
+
+def _uses(mapping: MappingBody, known: Container[str]) -> Iterator[_Use]:
+    """Gives the codes of known dimensions that do not depend on a claim, or only on which entry of a table it takes."""
+    seen: set[tuple[str, Template]] = set()  # each type has its own, but they use the same tables in the same way
+    for field, dimension, template in _templates(mapping):
+        if dimension not in known:
+            continue
+        if (code := template.literal) is not None:
+            yield _Use(field, dimension, code)
+        elif (looked_up := _table_of(template)) is not None and (dimension, template) not in seen:
+            seen.add((dimension, template))
+            yield from _entries_of(mapping, dimension, template, looked_up)
+            if looked_up.default:  # which stands there when the claim says nothing
+                yield _Use(field, dimension, template.render({}))
+
+
+def _entries_of(mapping: MappingBody, dimension: str, template: Template, looked_up: Placeholder) -> Iterator[_Use]:
+    table, lookup = looked_up.table, mapping.lookups[looked_up.table]
+    codes = {f"lookups.{table}.entries.{key}": code for key, code in lookup.entries.items()}
+    if lookup.default is not None:
+        codes[f"lookups.{table}.default"] = lookup.default
+    for field, code in codes.items():
+        yield _Use(field, dimension, template.render({looked_up.name: code}, lambda _table, code: code), table)
+
+
+def _table_of(template: Template) -> Placeholder | None:
+    """Gives the one placeholder of a template that has no other, when it is looked up."""
+    placeholders = template.placeholders
+    return placeholders[0] if len(placeholders) == 1 and placeholders[0].table else None
+
+
+def _templates(mapping: MappingBody) -> Iterator[tuple[str, str, Template]]:
+    """Gives each place that says a dimension: the field, the dimension's name, and what it says."""
     groups: list[tuple[str, Mapping[str, str | None], tuple[str, ...]]] = [
         ("dimensions", dict(mapping.dimensions), IN_LINE),
         ("payee.dimensions", mapping.payee.dimensions, IN_CLAIM),
@@ -180,7 +242,7 @@ def _dimension_codes(mapping: MappingBody) -> Iterator[tuple[str, str, str | Non
     for field, templates, allowed in groups:
         for name, template in templates.items():
             if template is not None:
-                yield f"{field}.{name}", name, read_template(template, allowed).literal
+                yield f"{field}.{name}", name, read_template(template, allowed)
 
 
 def _used(mapping: MappingBody) -> Iterator[tuple[str, ExpenseRule]]:

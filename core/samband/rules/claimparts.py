@@ -1,4 +1,4 @@
-"""What a line of a claim is made of: the thing itself, and toll, parking, transport and other on top of it."""
+"""What a line of a claim is made of: the thing itself, and toll, parking, transport and other on top of it; its dimensions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-__all__ = ["ON_TOP", "Part", "Unpostable", "parts_of"]
+__all__ = ["ON_TOP", "Part", "Unpostable", "dimensions_of", "parts_of"]
 
 ON_TOP: Final = ("toll", "parking", "transport", "other")
 """Amounts that a line may have beside its own; each is mapped as an expense type of that name."""
@@ -60,6 +60,13 @@ def parts_of(line: Mapping[str, Any]) -> list[Part]:
         kilometres = decimal_of(line.get("quantity"))
     main = [Part(str(line["expense_type"]), rest, kilometres, decimal_of(line.get("rate")))] if rest else []
     return [*main, *on_top]
+
+
+def dimensions_of(body: Mapping[str, Any], line: Mapping[str, Any] | None = None) -> Mapping[str, str]:
+    """Gives a claim's dimensions, or those of one of its lines: its own, and the claim's where it has none of that name."""
+    of_claim: Mapping[str, str] = body.get("dimensions") or {}
+    own: Mapping[str, str] = (line or {}).get("dimensions") or {}
+    return {**of_claim, **own} if own else of_claim
 
 
 def decimal_of(value: Any) -> Decimal | None:

@@ -57,14 +57,17 @@ def id_problems(id: object, field: str = "id") -> list[FieldProblem]:
 def read_claim(values: Any) -> tuple[dict[str, Any], list[FieldProblem]]:
     """Gives a claim in the one form it is kept in, and what is wrong with it; with problems the form is empty.
 
-    Amounts are text with two decimals, days ISO text, and what is null is left out, so that two spellings of the same claim
-    are the same claim.
+    Amounts are text with two decimals, days ISO text, and what is null or has no dimension in it is left out, so that two
+    spellings of the same claim are the same claim.
     """
     try:
         valid = REIMBURSEMENT.validator.validate_python(values)
     except ValidationError as error:
         return {}, field_problems(error)
     body = _without_nulls(REIMBURSEMENT.validator.dump_python(valid, mode="json"))
+    for place in (body, *body["lines"]):
+        if not place.get("dimensions", True):
+            del place["dimensions"]
     problems = [
         FieldProblem(field=name, code="nul", message="Leave out the character NUL.") for name in sorted(_with_nul(body))
     ]

@@ -17,6 +17,9 @@ Code = Literal[
     "booked_unknown_to_us",
     "booked_unexpectedly",
     "superseded_still_there",
+    "correction_stuck",
+    "reversal_refused",
+    "refused_there",
     "failed_there",
     "amount_differs",
     "currency_differs",
@@ -52,6 +55,7 @@ class OurVoucher:
     Attributes:
         key: The item's.
         was_posted: Whether the other side once said that it is booked.
+        refusal: Why they cannot book what lies there still, a code of theirs; None for what is not known to be refused.
         period: The month it is to be booked in, ``2026-03``.
     """
 
@@ -64,6 +68,7 @@ class OurVoucher:
     period: str | None
     currency: str
     lines: Sequence[OurLine]
+    refusal: str | None = None
 
     @property
     def is_said_posted(self) -> bool:
@@ -87,6 +92,27 @@ class TheirLine(NamedTuple):
         return period_of(self.date)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck:
+    """A booking that was to be taken back, and is not: its reversal was refused, or never went out.
+
+    Attributes:
+        key: Of the reversal, as ``state`` and ``number`` are.
+        correction: That waits for a person to agree again; None for one that is over, where agreeing does not help.
+        booked: What the booking comes to.
+        approved: What the claim comes to now.
+    """
+
+    key: str
+    state: str
+    number: int | None
+    claim: str
+    correction: str | None
+    currency: str
+    booked: Decimal
+    approved: Decimal
+
+
 Place = tuple[str | None, str | None]
 """Account and currency: amounts of two currencies are never added."""
 
@@ -96,16 +122,20 @@ class Explanation:
     """One difference of one line, and what it comes to in the period.
 
     Attributes:
+        n: The line's; 0 for what is about a whole voucher, which has no account.
         amount: What it adds to theirs − ours at its place; zero for what differs without a sum (yet).
         state: Of our item; None when we have none.
         there: How the other side has it.
         date: Of the other side's line, if there is one.
+        correction: That is stuck, and waits for a person to agree again.
+        booked: What the booking comes to that should have been taken back.
+        approved: What its claim comes to now.
     """
 
     code: Code
     key: str
     n: int
-    account: str
+    account: str | None
     currency: str | None
     amount: Decimal
     there: There
@@ -115,6 +145,9 @@ class Explanation:
     state: str | None = None
     date: dt.date | None = None
     reference: str | None = None
+    correction: str | None = None
+    booked: Decimal | None = None
+    approved: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +231,7 @@ def other_state(case: Case) -> Iterator[Explanation]:
         if found != "posted":
             yield case.explain(_MISSING[found], -amount)
         return
-    code = _unsaid(case.voucher.state, found)
+    code = _unsaid(case.voucher, found)
     if code is not None:
         yield case.explain(code, amount if found == "posted" else ZERO)
 
@@ -208,10 +241,13 @@ _MISSING: Final[Mapping[There, Code]] = {
 }  # fmt: skip
 
 
-def _unsaid(state: str, found: There) -> Code | None:
+def _unsaid(voucher: OurVoucher, found: There) -> Code | None:
     """Gives what to call a line that we do not count as booked; None when both sides agree."""
+    state = voucher.state
     if state in UNSETTLED:
         return "uncertain"
+    if voucher.refusal is not None and found in ("staged", "failed"):
+        return "refused_there"
     if state in ("accepted", "reversed"):
         there: Mapping[There, Code] = {"failed": "failed_there", "absent": "accepted_but_absent"}
         waiting: Mapping[There, Code] = {"posted": "posted_unnoted", "staged": "waiting_there"}
@@ -256,6 +292,15 @@ def twice(case: Case) -> Iterator[Explanation]:
         if case.is_at_home or line.period == case.period:
             amount = line.amount if case.is_here(line) else ZERO
             yield case.explain("booked_twice", amount, place=case.place_of(line), line=line)
+
+
+def stuck_one(stuck: Stuck, there: There) -> Explanation:
+    """Names what is in the books and should not be any more; it has no sum, since both sides have it booked."""
+    return Explanation(
+        code="reversal_refused" if stuck.correction is None else "correction_stuck", key=stuck.key, n=0, account=None,
+        currency=stuck.currency, amount=ZERO, there=there, claim=stuck.claim, number=stuck.number, purpose="reversal",
+        state=stuck.state, correction=stuck.correction, booked=stuck.booked, approved=stuck.approved,
+    )  # fmt: skip
 
 
 RULES: Final[Sequence[Rule]] = (unknown_to_us, other_state, moved, misplaced, other_amount, twice)

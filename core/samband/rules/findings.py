@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from samband.rules.freshness import Expectation, judge
@@ -22,6 +22,35 @@ UNREAD_AFTER: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """How much of an integration's exports waits for a person.
+
+    Attributes:
+        refused: Items that were refused, whose claim has neither been told anew nor taken again.
+        stuck: Items that the other side took, cannot book, and has still.
+        unposted: Items that it took long ago and has not booked.
+        unposted_files: The same, of those that went as a file.
+        corrections_stuck: Corrections that were agreed to, whose reversal was refused, given back or is stuck.
+        corrections_waiting: Corrections that have waited for more than a day for a person to agree or not.
+    """
+
+    refused: int = 0
+    stuck: int = 0
+    unposted: int = 0
+    unposted_files: int = 0
+    corrections_stuck: int = 0
+    corrections_waiting: int = 0
+
+    def told_by(self, capabilities: Collection[str]) -> Unfinished:
+        """Leaves out what waits for an answer that a plugin of these capabilities never gives."""
+        looks_up = "find_exported" in capabilities
+        reads = looks_up or "acknowledge" in capabilities
+        return replace(
+            self, unposted=self.unposted if looks_up else 0, unposted_files=self.unposted_files if reads else 0
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """What the store knows about one enabled integration.
 
@@ -33,6 +62,7 @@ class Condition:
         held_run: The run that waits for a person's decision.
         stalled_run: The run that is alive and has not moved for too long.
         uncertain_items: Exported items of which nobody has known for an hour whether they arrived.
+        exports: What of its exports waits for a person.
         credentials_expire_at: When they stop working.
         webhook: Its figures by name, from the store's inbox; empty without a webhook.
         mapping: What was found at the last look at the other side's accounts, see `samband.charts`; empty without one.
@@ -49,6 +79,7 @@ class Condition:
     held_run: str | None = None
     stalled_run: str | None = None
     uncertain_items: int = 0
+    exports: Unfinished = Unfinished()
     credentials_expire_at: dt.datetime | None = None
     webhook: Mapping[str, Any] = field(default_factory=dict)
     mapping: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +123,7 @@ def _found(condition: Condition, now: dt.datetime) -> Iterator[_Found]:
     yield from _of_connection(condition, now)
     yield from _of_credentials(condition, now)
     yield from _of_runs(condition)
+    yield from _of_exports(condition.exports)
     yield from _of_freshness(condition, now)
     yield from _of_webhook(condition)
 
@@ -144,6 +176,24 @@ def _of_runs(condition: Condition) -> Iterator[_Found]:
             "A run is alive and has not moved for a long time.",
             {"run": condition.stalled_run},
         )
+
+
+def _of_exports(open: Unfinished) -> Iterator[_Found]:
+    if open.refused:
+        text = "Exported claims were refused; mend what they were refused for, or tell the claims anew, and export them again."
+        yield "export_refused", "critical", text, {"items": open.refused}
+    if open.stuck:
+        text = "Vouchers lie in the other system and cannot be booked there; they have to be mended or removed there."
+        yield "export_stuck", "critical", text, {"items": open.stuck}
+    if unposted := open.unposted + open.unposted_files:
+        text = "Vouchers that the other system took have not been booked there for a long time."
+        yield "export_unposted", "warning", text, {"items": unposted}
+    if open.corrections_stuck:
+        text = "Corrections were agreed to, and what was booked has not been taken back; a person has to agree again."
+        yield "correction_stuck", "critical", text, {"corrections": open.corrections_stuck}
+    if open.corrections_waiting:
+        text = "Corrections have waited for more than a day for a person to agree to them or not."
+        yield "correction_waiting", "warning", text, {"corrections": open.corrections_waiting}
 
 
 def _of_freshness(condition: Condition, now: dt.datetime) -> Iterator[_Found]:

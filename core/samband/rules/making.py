@@ -16,6 +16,8 @@ from samband.rules.selecting import Choice, Claim, Skipped
 __all__ = ["Making", "demand_no_gap", "good", "without_unpostable"]
 
 _NAMED: Final = 20
+_GAPS_NAMED: Final = 1_000
+"""A table that nobody has filled yet lacks an entry for every claim of an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,13 @@ def demand_no_gap(lacking: Sequence[Gap]) -> None:
         return
     problems = [
         FieldProblem(
-            field=f"mapping.{'expense_types' if gap.kind == 'expense_type' else 'rates'}.{gap.name}", code="gap",
-            message=f"{gap.message} Needed by {_some(gap.claims)}.",
+            field=f"mapping.{gap.field}"[:300], code="gap", message=f"{gap.message} Needed by {_some(gap.claims)}.",
         )
-        for gap in lacking
+        for gap in lacking[:_GAPS_NAMED]
     ]  # fmt: skip
+    most = "" if len(lacking) <= _GAPS_NAMED else f"; the first {_GAPS_NAMED} are named"
     raise ConflictError(
-        f"The mapping lacks {len(lacking)} of the things that these claims need; nothing was reserved.",
+        f"The mapping lacks {len(lacking)} of the things that these claims need{most}. Nothing was reserved.",
         code="mapping_gap", problems=problems, hint="Complete the mapping, or leave the claims out with a reason.",
     )  # fmt: skip
 

@@ -20,13 +20,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from samband.errors import FieldProblem, InvalidError
 from samband.kinds import Amount, field_problems
-from samband.rules.claimparts import Unpostable, parts_of
-from samband.rules.templates import IN_CLAIM, IN_LINE, read_template
+from samband.rules.claimparts import Part, Unpostable, dimensions_of, parts_of
+from samband.rules.templates import DIMENSION, IN_CLAIM, IN_LINE, Placeholder, read_template
 
 __all__ = [
     "Allowance",
     "ExpenseRule",
     "Gap",
+    "Lookup",
     "MappingBody",
     "PayeeRule",
     "RateRow",
@@ -38,6 +39,10 @@ __all__ = [
 ]
 
 _NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*$"
+_TRIMMED: Final = r"^[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$"
+_SEARCHED: Final = 500
+_HINTS: Final = 10
+"""Comparing names is slow: so many gaps get a suggestion, and of no table that has more entries than are searched."""
 
 
 def _a_day(value: Any) -> Any:
@@ -72,7 +77,9 @@ def _in_order(rows: list[RateRow]) -> list[RateRow]:
     return rows
 
 
-Code = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$")]  # fmt: skip  # noqa: E501
+Code = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=_TRIMMED)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_TRIMMED)]
+TableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=_NO_CONTROLS)]
 LineTemplate = Annotated[str, StringConstraints(max_length=200, pattern=_NO_CONTROLS), AfterValidator(_in_line)]
 ClaimTemplate = Annotated[str, StringConstraints(max_length=200, pattern=_NO_CONTROLS), AfterValidator(_in_claim)]
@@ -136,6 +143,15 @@ class PayeeRule(Shape):
     with_bank_account: bool = Field(default=False, strict=True, description="Whether the bank account goes along.")
 
 
+class Lookup(Shape):
+    """A table that says what a code of the platform's is in the books: an activity's cost centre, a person's number."""
+
+    entries: dict[Key, Code] = Field(min_length=1, max_length=20_000, description="What claims say → the code for it.")
+    default: Code | None = Field(
+        default=None, description="For what the table does not have; with null that is a gap, and refuses an export."
+    )
+
+
 class MappingBody(Shape):
     """A mapping. Templates know the placeholders of `samband.rules.templates`."""
 
@@ -156,6 +172,14 @@ class MappingBody(Shape):
     dimensions: dict[Name, LineTemplate] = Field(
         default={}, max_length=20, description="Of every expense line; a dimension's name → its code or a template."
     )
+    lookups: dict[TableName, Lookup] = Field(
+        default={}, max_length=50, description="Tables by name, for templates such as {payee.id:employees}."
+    )
+
+    def look_up(self, table: str, key: str) -> str | None:
+        """Gives what a table has for a key, or its default; None when it has neither."""
+        found = self.lookups[table]
+        return found.entries.get(key, found.default)
 
 
 def parse_mapping(raw: Mapping[str, Any] | MappingBody, *, prefix: str = "mapping") -> MappingBody:
@@ -217,53 +241,135 @@ class Gap:
     """Something that a mapping has to say before these claims can go out.
 
     Attributes:
-        kind: ``expense_type`` when it is not mapped, ``rate`` when a rate table does not reach back to an expense's day.
-        name: The expense type, or the rate table.
+        kind: ``expense_type`` when it is not mapped, ``lookup`` when a table has no entry for what a claim says, ``rate``
+            when a rate table does not reach back to an expense's day.
+        name: The expense type, the table and the key as in ``employees/p-17``, or the rate table.
         claims: Ids of the claims that need it, in their order.
         message: One sentence with the way out.
     """
 
-    kind: Literal["expense_type", "rate"]
+    kind: Literal["expense_type", "lookup", "rate"]
     name: str
     claims: tuple[str, ...]
     message: str
+
+    @property
+    def field(self) -> str:
+        """Names the field of the mapping that is missing, dotted."""
+        if self.kind == "lookup":
+            table, _, key = self.name.partition("/")
+            return f"lookups.{table}.entries.{key}"
+        return f"{'rates' if self.kind == 'rate' else 'expense_types'}.{self.name}"
 
 
 def gaps(mapping: MappingBody, claims: Mapping[str, Mapping[str, Any]]) -> list[Gap]:
     """Gives what the mapping lacks for these claims (id → values as kept), by kind and name; empty when nothing."""
     needed: dict[tuple[str, str], dict[str, None]] = {}
     oldest: dict[str, dt.date] = {}
+    tables = _tables_needed(mapping)
     for claim_id, body in claims.items():
-        for kind, name, day in _needs(mapping, body):
+        for kind, name, day in _needs(mapping, tables, body):
             needed.setdefault((kind, name), {})[claim_id] = None
             if kind == "rate":
                 oldest[name] = min(day, oldest.get(name, day))
     found = []
+    hints = itertools.count()
     for (kind, name), ids in sorted(needed.items()):
         if kind == "rate":
             text = f"The rate table {name!r} begins after {oldest[name]}; add a row that was in force then."
             found.append(Gap(kind="rate", name=name, claims=tuple(ids), message=text))
+        elif kind == "lookup":
+            text = _unlisted(mapping, tables, name, hints)
+            found.append(Gap(kind="lookup", name=name, claims=tuple(ids), message=text))
         else:
             found.append(Gap(kind="expense_type", name=name, claims=tuple(ids), message=_unmapped(mapping, name)))
     return found
 
 
-def _needs(mapping: MappingBody, body: Mapping[str, Any]) -> Iterator[tuple[str, str, dt.date]]:
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """What is looked up in tables that have no default.
+
+    Attributes:
+        of_claim: Once for a claim.
+        of_line: Expense type → for each of its lines.
+    """
+
+    of_claim: tuple[Placeholder, ...]
+    of_line: Mapping[str, tuple[Placeholder, ...]]
+
+    @property
+    def of_people(self) -> set[str]:
+        """Names those that people are looked up in."""
+        every = itertools.chain(self.of_claim, *self.of_line.values())
+        return {placeholder.table for placeholder in every if placeholder.name == "payee.id"}
+
+
+def _tables_needed(mapping: MappingBody) -> _Tables:
+    def looked_up(sources: Iterable[str | None]) -> tuple[Placeholder, ...]:
+        every = [p for source in sources if source for p in read_template(source, IN_LINE).placeholders if p.table]
+        return tuple(dict.fromkeys(p for p in every if mapping.lookups[p.table].default is None))
+
+    payee = mapping.payee
+    return _Tables(
+        looked_up((mapping.text, payee.code, payee.text, *payee.dimensions.values())),
+        {
+            name: looked_up((rule.text, *{**mapping.dimensions, **rule.dimensions}.values()))
+            for name, rule in mapping.expense_types.items()
+            if not rule.excluded
+        },
+    )
+
+
+def _needs(mapping: MappingBody, tables: _Tables, body: Mapping[str, Any]) -> Iterator[tuple[str, str, dt.date]]:
     """Gives what one claim needs and does not find; what is wrong with the claim itself is not the mapping's gap."""
+    is_left_out = False
+    unlisted = _missing(mapping, tables.of_claim, body)
     for line in body["lines"]:
+        day = dt.date.fromisoformat(str(line["date"]))
         try:
             parts = parts_of(line)
         except Unpostable:
+            is_left_out = True
             continue
-        day = dt.date.fromisoformat(str(line["date"]))
         for part in parts:
             rule = mapping.expense_types.get(part.expense_type)
             if rule is None:
                 yield "expense_type", part.expense_type, day
-            elif rule.allowance is not None and not rule.excluded:
-                name = rule.allowance.rates
-                if rate_on(mapping.rates.get(name, ()), day) is None:
-                    yield "rate", name, day
+            elif rule.excluded:
+                is_left_out = True
+            else:
+                if rule.allowance is not None and rate_on(mapping.rates.get(rule.allowance.rates, ()), day) is None:
+                    yield "rate", rule.allowance.rates, day
+                unlisted |= _missing(mapping, tables.of_line[part.expense_type], body, line, part)
+    if not is_left_out:  # which it is as a whole, and then looks nothing up
+        yield from (("lookup", name, day) for name in unlisted)
+
+
+def _missing(
+    mapping: MappingBody, looked_up: Iterable[Placeholder], body: Mapping[str, Any],
+    line: Mapping[str, Any] | None = None, part: Part | None = None,
+) -> dict[str, None]:  # fmt: skip
+    """Gives each table and key, as a gap is named, that the table has nothing for; in the order they are looked up."""
+    found: dict[str, None] = {}
+    for name, _, _, table in looked_up:
+        if name.startswith(DIMENSION):
+            key = dimensions_of(body, line).get(name.removeprefix(DIMENSION), "")
+        else:
+            key = body["payee"]["id"] if part is None or name == "payee.id" else part.expense_type
+        if key and mapping.look_up(table, key) is None:
+            found[f"{table}/{key}"] = None
+    return found
+
+
+def _unlisted(mapping: MappingBody, tables: _Tables, name: str, hints: Iterator[int]) -> str:
+    table, _, key = name.partition("/")
+    entries = mapping.lookups[table].entries
+    # Never of people: somebody else's number is no suggestion.
+    is_searched = table not in tables.of_people and len(entries) <= _SEARCHED and next(hints) < _HINTS
+    meant = closest(key, entries) if is_searched else None
+    like = "" if meant is None else f" {meant!r} is in it; if that is the same, tell claims under that."
+    return f"The table {table!r} has no entry for {key!r}. Add it, or give the table a default.{like}"
 
 
 def _unmapped(mapping: MappingBody, name: str) -> str:
@@ -281,6 +387,25 @@ def _lacking(body: MappingBody) -> Iterator[tuple[str, str, str]]:
         yield "payee.code", "missing", text
     for name, rule in body.expense_types.items():
         yield from ((f"expense_types.{name}.{field}", *rest) for field, *rest in _lacking_in_rule(body, rule))  # type: ignore[misc]
+    known = ", ".join(sorted(body.lookups)) or "none"
+    for field, source in _templates(body):
+        for table in sorted({p.table for p in read_template(source, IN_LINE).placeholders} - {"", *body.lookups}):
+            text = f"There is no table {table!r} among the mapping's lookups. Known: {known}."
+            yield field, "unknown_table", text
+
+
+def _templates(body: MappingBody) -> Iterator[tuple[str, str]]:
+    """Gives every template that the mapping has, each with its field."""
+    payee = body.payee
+    places: list[tuple[str, str | None, Mapping[str, str | None]]] = [
+        ("", body.text, dict(body.dimensions)), ("payee.", payee.text, payee.dimensions),
+        *((f"expense_types.{name}.", rule.text, rule.dimensions) for name, rule in body.expense_types.items()),
+    ]  # fmt: skip
+    for at, text, dimensions in places:
+        told = {"text": text, **{f"dimensions.{name}": source for name, source in dimensions.items()}}
+        yield from ((f"{at}{field}", source) for field, source in told.items() if source)
+    if payee.code:
+        yield "payee.code", payee.code
 
 
 def _lacking_in_rule(body: MappingBody, rule: ExpenseRule) -> Iterator[tuple[str, str, str]]:

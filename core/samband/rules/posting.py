@@ -14,9 +14,9 @@ from typing import Any, Final, Literal, NamedTuple
 from samband.outgoing import ChartPeriod, Voucher, VoucherLine, VoucherPayee
 from samband.rules.claimparts import Part, Unpostable, parts_of
 from samband.rules.mapping import Allowance, ExpenseRule, MappingBody, rate_on
-from samband.rules.templates import IN_CLAIM, IN_LINE, MAX_TEXT, read_template
+from samband.rules.templates import DIMENSION, IN_CLAIM, IN_LINE, MAX_TEXT, LookUp, Unlisted, read_template
 
-__all__ = ["Part", "Unpostable", "from_row", "parts_of", "reversal_of", "to_row", "voucher_of"]
+__all__ = ["Part", "Unpostable", "from_row", "open_day", "parts_of", "reversal_of", "to_row", "voucher_of"]
 
 _CENT: Final = Decimal("0.01")
 _MAX_CODE: Final = 100
@@ -65,7 +65,7 @@ def voucher_of(
         raise Unpostable("nothing_to_book", "lines", "The claim comes to nothing, so there is nothing to book.")
     voucher = Voucher(
         key=key, number=number, type=mapping.voucher_type or "", date=day, currency=str(body["currency"]),
-        text=_text(mapping.text, IN_CLAIM, values), claim=claim_id, mapping_version=mapping_version,
+        text=_text(mapping.text, IN_CLAIM, values, mapping.look_up), claim=claim_id, mapping_version=mapping_version,
         lines=_numbered(key, [*debits, _credit(body, mapping, values, total)]),
     )  # fmt: skip
     _demand_balance(voucher, _claimed(body))
@@ -143,19 +143,34 @@ def _day_of(
     if day > today + _AHEAD:
         field = "approved_on" if takes_approval else "lines"
         raise Unpostable("date_in_future", field, f"The voucher would be dated {day}, far ahead; correct the claim.")
-    return day if periods is None else _open_day(day, mapping.closed_period, periods)
+    return open_day(day, mapping.closed_period, periods, today=today)
 
 
-def _open_day(day: dt.date, policy: Literal["hold", "next_open"], periods: Sequence[ChartPeriod]) -> dt.date:
-    if any(period.is_open and period.first <= day <= period.last for period in periods):
+def open_day(
+    day: dt.date, policy: Literal["hold", "next_open"], periods: Sequence[ChartPeriod] | None, *, today: dt.date
+) -> dt.date:
+    """Gives the day a voucher is dated that is meant for ``day``; never an earlier one.
+
+    Args:
+        policy: What the mapping says of a period that is closed.
+        periods: The other side's, as last read; None when they are not known, then none is taken to be closed.
+        today: No voucher is put off to a day that lies far after it.
+
+    Raises:
+        Unpostable: Its period is closed and the mapping says to wait, no later one is open, or that lies far ahead
+            (`period_closed`); or the books have no such period (`period_unknown`).
+    """
+    if periods is None or any(period.is_open and period.first <= day <= period.last for period in periods):
         return day
-    if policy == "next_open":
-        later = [period.first for period in periods if period.is_open and period.first > day]
-        if later:
-            return min(later)
+    later = [period.first for period in periods if period.is_open and period.first > day]
+    if policy == "next_open" and later and min(later) <= today + _AHEAD:
+        return min(later)
     if not any(period.first <= day <= period.last for period in periods):
         raise Unpostable("period_unknown", "date", f"The books have no period that {day} belongs to.")
-    way = "and no later one is open" if policy == "next_open" else "and the mapping says to wait"
+    if policy == "hold":
+        way = "and the mapping says to wait"
+    else:
+        way = f"and the next open one begins on {min(later)}, far ahead" if later else "and no later one is open"
     raise Unpostable("period_closed", "date", f"The period of {day} is closed in the books, {way}.")
 
 
@@ -174,7 +189,9 @@ def _debits(body: Mapping[str, Any], mapping: MappingBody, values: Mapping[str, 
             for part in parts_of(line):
                 yield from _postings(part, line, mapping, values)
         except Unpostable as error:
-            raise Unpostable(error.code, f"lines.{index}.{error.field}", error.message) from None
+            # The payee is the claim's, though a line may look it up.
+            field = error.field if error.field.startswith("payee") else f"lines.{index}.{error.field}"
+            raise Unpostable(error.code, field, error.message) from None
 
 
 def _postings(
@@ -193,10 +210,11 @@ def _postings(
     known = {
         **values, "expense_type": part.expense_type, "date": day.isoformat(),
         "text": _plain(line.get("text")), "receipt": _plain(line.get("receipt")),
+        **_dimension_values(line),
     }  # fmt: skip
     posting = _Posting(
-        rule.account, part.amount, _text(rule.text, IN_LINE, known), _dimensions(mapping, rule, known), rule.tax_rule,
-        quantity=part.kilometres,
+        rule.account, part.amount, _text(rule.text, IN_LINE, known, mapping.look_up),
+        _dimensions(mapping, rule, known), rule.tax_rule, quantity=part.kilometres,
     )  # fmt: skip
     if rule.allowance is None:
         yield posting
@@ -236,7 +254,7 @@ def _credit(body: Mapping[str, Any], mapping: MappingBody, values: Mapping[str, 
     rule, person = mapping.payee, body["payee"]
     if rule.account is None:
         raise Unpostable("payee_unmapped", "payee", "The mapping names no account for the debt to the person.")
-    code = read_template(rule.code, IN_CLAIM).render(values) if rule.code else ""
+    code = _written(rule.code, IN_CLAIM, values, mapping.look_up) if rule.code else ""
     if rule.strategy != "liability" and not code:
         raise Unpostable("payee_code_missing", "payee", "The person's number in the subledger comes out empty.")
     if len(code) > _MAX_CODE:
@@ -245,19 +263,23 @@ def _credit(body: Mapping[str, Any], mapping: MappingBody, values: Mapping[str, 
         strategy=rule.strategy, code=code or None, name=_plain(person.get("name")) or None if rule.with_name else None,
         bank_account=person.get("bank_account") or None if rule.with_bank_account else None,
     )  # fmt: skip
-    dimensions = _rendered({name: t for name, t in rule.dimensions.items() if t is not None}, IN_CLAIM, values)
-    return _Posting(rule.account, -total, _text(rule.text, IN_CLAIM, values), dimensions, payee=payee)
+    wanted = {name: template for name, template in rule.dimensions.items() if template is not None}
+    dimensions = _rendered(wanted, IN_CLAIM, values, mapping.look_up)
+    return _Posting(
+        rule.account, -total, _text(rule.text, IN_CLAIM, values, mapping.look_up), dimensions, payee=payee
+    )  # fmt: skip
 
 
 def _dimensions(mapping: MappingBody, rule: ExpenseRule, values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     wanted = {**mapping.dimensions, **rule.dimensions}
-    return _rendered({name: template for name, template in wanted.items() if template is not None}, IN_LINE, values)
+    templates = {name: template for name, template in wanted.items() if template is not None}
+    return _rendered(templates, IN_LINE, values, mapping.look_up)
 
 
 def _rendered(
-    templates: Mapping[str, str], allowed: tuple[str, ...], values: Mapping[str, str]
+    templates: Mapping[str, str], allowed: tuple[str, ...], values: Mapping[str, str], look_up: LookUp
 ) -> tuple[tuple[str, str], ...]:
-    codes = {name: read_template(template, allowed).render(values) for name, template in templates.items()}
+    codes = {name: _written(template, allowed, values, look_up) for name, template in templates.items()}
     for name, code in codes.items():
         if not code:
             raise Unpostable("dimension_empty", "dimensions", f"The dimension {name!r} comes out empty for this claim.")
@@ -298,12 +320,29 @@ def _values(body: Mapping[str, Any], claim_id: str, day: dt.date) -> dict[str, s
     person = body["payee"]
     return {
         "claim": claim_id, "date": day.isoformat(), "text": _plain(body.get("text")),
-        "payee.id": _plain(person.get("id")), "payee.name": _plain(person.get("name")),
+        "payee.id": _plain(person.get("id")), "payee.name": _plain(person.get("name")), **_dimension_values(body),
     }  # fmt: skip
 
 
-def _text(template: str, allowed: tuple[str, ...], values: Mapping[str, str]) -> str:
-    return read_template(template, allowed).render(values)[:MAX_TEXT].rstrip()
+def _dimension_values(place: Mapping[str, Any]) -> dict[str, str]:
+    """Gives the placeholders of a claim's or a line's own dimensions; a line's stand before the claim's."""
+    told = place.get("dimensions")
+    return {f"{DIMENSION}{name}": code for name, code in told.items()} if told else {}
+
+
+def _text(template: str, allowed: tuple[str, ...], values: Mapping[str, str], look_up: LookUp) -> str:
+    return _written(template, allowed, values, look_up)[:MAX_TEXT].rstrip()
+
+
+def _written(template: str, allowed: tuple[str, ...], values: Mapping[str, str], look_up: LookUp) -> str:
+    try:
+        return read_template(template, allowed).render(values, look_up)
+    except Unlisted as error:
+        table, name = error.placeholder.table, error.placeholder.name
+        raise Unpostable(
+            "lookup_missing", name.replace(DIMENSION, "dimensions."),
+            f"The table {table!r} has no entry for {error.key!r}. Add it, or give the table a default.",
+        ) from None  # fmt: skip
 
 
 def _plain(value: Any) -> str:

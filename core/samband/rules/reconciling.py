@@ -27,7 +27,10 @@ from samband.rules.discrepancies import (
     OurVoucher,
     Place,
     Rule,
+    Stuck,
     TheirLine,
+    There,
+    stuck_one,
 )
 
 _BUCKETS: Final[Mapping[str, str]] = {
@@ -129,7 +132,7 @@ class Comparison:
 
 def reconcile(
     period: str, ours: Iterable[OurVoucher], books: Books | None, waiting: Iterable[Waiting] = (),
-    rules: Sequence[Rule] = RULES, *, claims: Mapping[str, str] | None = None,
+    rules: Sequence[Rule] = RULES, *, claims: Mapping[str, str] | None = None, stuck: Iterable[Stuck] = (),
 ) -> Comparison:  # fmt: skip
     """Compares a month.
 
@@ -141,6 +144,7 @@ def reconcile(
         rules: How differences are found.
         claims: Key → the approved claim that would go out under it: an item with that key which only the other side has
             would be booked a second time.
+        stuck: Bookings that were to be taken back and are not; line by line nothing of that shows.
     """
     vouchers = {voucher.key: voucher for voucher in ours}
     waits = list(waiting)
@@ -157,6 +161,7 @@ def reconcile(
         for found in differences:
             explained = accounts[found.account, found.currency].explained
             explained[found.code] = explained.get(found.code, ZERO) + found.amount
+        differences += [stuck_one(one, _there(books.lines.get(one.key, ()))) for one in stuck]
     order = {code: rank for rank, code in enumerate(get_args(Code))}
     return Comparison(
         period=period, accounts=accounts, waiting=len(waits),
@@ -192,6 +197,12 @@ def _add_theirs(
             if line.state == "posted" and line.period == period:
                 currency = line.currency or (None if voucher is None else voucher.currency)
                 accounts[line.account, currency].theirs += line.amount
+
+
+def _there(lines: Sequence[TheirLine]) -> There:
+    """Gives how the other side has a voucher of which it has these lines."""
+    states = {line.state for line in lines}
+    return next((state for state in ("posted", "staged", "failed") if state in states), "absent")
 
 
 def _cases(period: str, vouchers: Mapping[str, OurVoucher], books: Books) -> Iterator[Case]:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from samband.charts import today
-from samband.errors import FieldProblem, InvalidError
+from samband.errors import ConflictError, FieldProblem, InvalidError
 from samband.outgoing import Voucher
 from samband.presenting import batch_view, export_item_view
 from samband.rules.claims import CLAIM_ID
@@ -24,6 +24,7 @@ from samband.views.exports import (
     ExportPreviewView,
     ExportView,
     OverlapView,
+    RefusalView,
     RepeatView,
     SkippedView,
     VoucherSumView,
@@ -98,6 +99,7 @@ class Exports:
             claims=[claim.id for claim in plan.choice.taken], skipped=_skipped(plan.choice),
             totals=_totals(plan.choice), mapping_version=plan.mapping_version, vouchers=_vouchers(plan),
             overlaps=await self._overlaps(target, scope, plan.choice, None),
+            refused_before=await self._refused_before(org, plan.choice),
         )  # fmt: skip
 
     async def again(
@@ -112,14 +114,20 @@ class Exports:
             InvalidError: The reason is missing or too short.
             NotFoundError: There is no such claim.
             ConflictError: It has no export (`not_exported`) or is on its way (`still_sending`), is not approved as it is
-                now (`not_approved`), or is being reversed (`correction_under_way`); and as `order`.
+                now (`not_approved`), is being reversed (`correction_under_way`), or lies at the other side, which cannot
+                book it as it is (`lies_there_still`); and as `order`.
         """
         await self._parts.store.catalog.organization(org)
         _check_reason(reason)
         await self._parts.store.reimbursements.get(org, id)
         target = await exporter(self._parts, org, type)
         order = await self._order(target, Scope(ids=[id]), None, "again", requested_by)
-        run, plan = await self._parts.store.ledger.again(target.integration, order, id, reason=reason)
+        try:
+            run, plan = await self._parts.store.ledger.again(target.integration, order, id, reason=reason)
+        except ConflictError as error:
+            if error.code == "lies_there_still":
+                await self._parts.store.ledger.ask_about_claim(org, id)
+            raise
         await self._parts.bell.ring(run.id)
         return RepeatView(reimbursement=id, item=plan.keys[id], run=await self._parts.run_view(run))
 
@@ -130,6 +138,8 @@ class Exports:
     ) -> ExportItemView:
         """Settles an item whose fate nobody knows by a person's word.
 
+        One that was accepted, or rejected, can be settled as booked under a reference: somebody has seen it in the books.
+
         Args:
             outcome: With ``booked`` it is accepted, and posted when a reference is given; with ``not_booked`` the claim is
                 free to be exported again.
@@ -139,7 +149,8 @@ class Exports:
         Raises:
             InvalidError: The reason is missing or too short, or there is a reference to what is not booked.
             NotFoundError: There is no such item.
-            ConflictError: It is known what became of it (`not_uncertain`), or it is being sent (`still_sending`).
+            ConflictError: It is known what became of it (`not_uncertain`), it is being sent (`still_sending`), or its claim
+                has gone out again since (`already_exported`).
         """
         await self._parts.store.catalog.organization(org)
         _check_reason(reason)
@@ -150,7 +161,7 @@ class Exports:
         row = await self._parts.store.ledger.resolve(
             org, key if _KEY.fullmatch(key) else "", outcome=outcome, reference=reference, reason=reason
         )
-        return export_item_view(row)
+        return export_item_view(row, (await self._parts.store.catalog.integration_by_id(row.integration_id)).plugin)
 
     async def items(
         self, org: str, *, state: str | None = None, reimbursement: str | None = None, run: str | None = None,
@@ -161,7 +172,8 @@ class Exports:
         rows = await self._parts.store.ledger.items(
             org, state=state, reimbursement_id=reimbursement, run_id=run, after=after, limit=limit + 1
         )
-        items = [export_item_view(row) for row in rows[:limit]]
+        types = {each.id: each.plugin for each in await self._parts.store.catalog.integrations(org)}
+        items = [export_item_view(row, types[row.integration_id]) for row in rows[:limit]]
         return FeedPage(items=items, next=items[-1].key if len(rows) > limit else None)
 
     async def batches(
@@ -202,6 +214,19 @@ class Exports:
         last = scope.last.isoformat() if scope.last else max(days)
         found = await self._parts.store.ledger.overlaps(target.integration.id, first, last, not_run=run_id)
         return [OverlapView(run=each.run_id, days=list(each.days), claims=each.claims) for each in found]
+
+    async def _refused_before(self, org: str, choice: Choice) -> list[RefusalView]:
+        """Gives what was said of claims whose last export was refused, so that nobody sends the same again unseen."""
+        now = {claim.id: claim.version for claim in choice.taken}
+        found = await self._parts.store.ledger.refusals(org, list(now))
+        return [
+            RefusalView(
+                claim=item.reimbursement_id, key=item.key, number=item.number, version=item.version,
+                is_changed=item.version != now[item.reimbursement_id], code=item.code, field=item.field,
+                message=item.message,
+            )
+            for item in found
+        ]  # fmt: skip
 
 
 def _scope(

@@ -22,12 +22,13 @@ from samband.store.files import FileFacts
 from samband.store.models import ExportItem, Integration
 from samband.twin import Doors, FolderPoint, Point, PointSecret, parse_point
 from samband.twin.manifest import batch_id
+from samband.twin.plain import MEDIA_TYPE, plain_name, plain_of
 from samband.twin.reports import MAX_REPORT_BYTES, point_of, secret_bytes
 from samband.twin.sftp import key_problem
 from samband.views import FeedPage
 from samband.views.files import AcknowledgedView, AcknowledgementView, DropTestView, DropView, ExportFileView
 
-Profile = Literal["machine", "human"]
+Profile = Literal["machine", "human", "json"]
 _REPORT_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
@@ -63,7 +64,7 @@ class Files:
         return FeedPage(items=items, next=items[-1].id if len(found) > limit else None)
 
     async def fetch(self, org: str, id: str, profile: Profile = "machine", *, is_noted: bool = True) -> Fetched:
-        """Gives a file: the very bytes that are kept, or the same vouchers as a sheet for people. That is audited.
+        """Gives a file: the very bytes that are kept, or the same vouchers as a sheet for people or as JSON. That is audited.
 
         Args:
             is_noted: False for a look that gives nobody the content.
@@ -77,6 +78,8 @@ class Files:
         if profile == "machine":
             content = await self._parts.store.files.content(facts)
             fetched = Fetched(name=facts.name, media_type=facts.media_type, content=content, sha256=facts.digest)
+        elif profile == "json":
+            fetched = await self._for_programs(facts)
         else:
             fetched = await self._for_people(facts)
         if is_noted:
@@ -93,6 +96,12 @@ class Files:
         digest = hashlib.sha256(file.content).hexdigest()
         return Fetched(name=file.name, media_type=file.media_type, content=file.content, sha256=digest)
 
+    async def _for_programs(self, facts: FileFacts) -> Fetched:
+        carried = await self._parts.store.files.carried(facts)
+        content = plain_of(facts, [_item(item, body) for item, body in carried])
+        digest = hashlib.sha256(content).hexdigest()
+        return Fetched(name=plain_name(facts), media_type=MEDIA_TYPE, content=content, sha256=digest)
+
     # ── reports ──────────────────────────────────────────────────────────────
 
     async def acknowledge(self, org: str, type: str, name: str, content: bytes) -> AcknowledgementView:
@@ -107,7 +116,7 @@ class Files:
         _check_report(name, content)
         receipts = await adapter.acknowledge(await self._parts.connection(integration), name, content)
         told = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        found = await self._parts.store.reports.settle_by_report(integration, receipts, told)
+        found = await self._parts.store.reports.settle_by_report(integration, receipts, told, name=name)
         keys = [item.key for item, _ in found.settled] + [item.key for item in found.unchanged]
         await self._parts.store.files.acknowledge(integration.id, keys)
         settled = [

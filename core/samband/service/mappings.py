@@ -13,12 +13,12 @@ from samband.rules.chartcheck import MappingFinding, chart_of, check_mapping, pe
 from samband.rules.mapping import MappingBody, gaps, parse_mapping
 from samband.rules.mappingdiff import differences
 from samband.rules.posting import Unpostable, voucher_of
+from samband.service.charts import read_now, trouble_view
 from samband.service.parts import Parts
 from samband.store.models import ChartCopy, Integration
 from samband.store.models import Mapping as MappingRow
 from samband.views import FeedPage
 from samband.views.mappings import (
-    ChartTroubleView,
     MappingCheckView,
     MappingDifferenceView,
     MappingDiffView,
@@ -201,20 +201,9 @@ class Mappings:
             active = newest.version, MappingBody.model_validate(newest.body)
         trouble: SambandError | None = None
         if refresh:
-            trouble = await self._refresh(integration)
+            trouble = await read_now(self._parts, self._charts, integration)
         copy = await self._parts.store.charts.get(integration.id)
         return _check_view(integration, *active, copy, trouble)
-
-    async def _refresh(self, integration: Integration) -> SambandError | None:
-        adapter = self._parts.registry.adapter(integration.plugin)
-        await self._parts.connection(integration)  # without credentials nothing is read, and nothing fails
-        try:
-            await self._charts.read(integration)
-        except SambandError as error:
-            if "chart" not in adapter.manifest.capabilities:
-                raise
-            return error
-        return None
 
     # ── what is shown ────────────────────────────────────────────────────────
 
@@ -310,15 +299,13 @@ def _check_view(
 ) -> MappingCheckView:
     chart: Chart | None = None if copy is None else chart_of(copy.body)
     found = [] if chart is None else check_mapping(body, chart, today())
-    noted = None if copy is None else copy.findings.get("trouble")
-    if error is not None and noted is None:  # our own trouble, which says nothing about them
-        noted = {"code": error.code, "message": error.message, "failures": 1, "since": dt.datetime.now(dt.UTC)}
+    trouble = trouble_view({} if copy is None else copy.findings, error)
     return MappingCheckView(
         organization=integration.organization_id, type=integration.plugin, version=version,
-        ok=chart is not None and not found and noted is None, findings=[_finding_view(f) for f in found],
+        ok=chart is not None and not found and trouble is None, findings=[_finding_view(f) for f in found],
         unchecked=[] if chart is None else unchecked(body, chart),
         read_at=None if copy is None or chart is None else copy.read_at,
-        trouble=None if noted is None else ChartTroubleView(**noted),
+        trouble=trouble,
     )  # fmt: skip
 
 

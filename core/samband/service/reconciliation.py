@@ -69,10 +69,11 @@ class Reconciliation:
         as_of, reconciling = dt.datetime.now(dt.UTC), self._parts.store.reconciling
         ours = await reconciling.of_period(org, integration.id, period)
         waiting, keys = await self._waiting(integration, period)
+        stuck = await reconciling.stuck(org, integration.id, period)
         books = None if ours_only else await self._read(integration, adapter, period)
         if books is not None:
             ours += await self._strangers(integration, ours, books)
-        compared = await asyncio.to_thread(reconcile, period, ours, books, waiting, claims=keys)
+        compared = await asyncio.to_thread(reconcile, period, ours, books, waiting, claims=keys, stuck=stuck)
         return ReconciliationView.of(
             compared, organization=org, type=integration.plugin, as_of=as_of, limit=limit,
             other_lines=None if books is None else books.others,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from samband.views import FeedPage
 from samband.views.reimbursements import (
     ClaimProblemView,
     CorrectionView,
+    FieldChangeView,
     ReimbursementView,
     TellingView,
     TimelineView,
@@ -259,7 +260,10 @@ def _correction_view(row: Correction, present: Mapping[str, Any] | None) -> Corr
     return CorrectionView(
         id=row.id, organization=row.organization_id, reimbursement=row.reimbursement_id, state=row.state,
         item=row.item_key, reversal=row.reversal_key, total=total_of(row.body), currency=row.body["currency"],
-        values=row.body, changed=changed, reason=row.reason, proposed_by=row.proposed_by, decided_by=row.decided_by,
+        total_before=None if present is None else total_of(present),
+        currency_before=None if present is None else present["currency"], values=row.body, changed=changed,
+        changes=[] if present is None else _changes(present, row.body), reason=row.reason,
+        proposed_by=row.proposed_by, decided_by=row.decided_by,
         created_at=row.created_at, decided_at=row.decided_at,
     )  # fmt: skip
 
@@ -274,3 +278,19 @@ def _differing(before: Any, after: Any, at: str = "") -> list[str]:
             path for n, pair in enumerate(zip(before, after, strict=True)) for path in _differing(*pair, f"{at}.{n}")
         ]
     return [] if before == after else [at.lstrip(".")]
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[FieldChangeView]:
+    """Gives every single value in which two claims differ; one that a claim does not have is None there."""
+    old, new = dict(_values(before)), dict(_values(after))
+    differing = [path for path in dict.fromkeys([*old, *new]) if old.get(path) != new.get(path)]
+    return [FieldChangeView(field=path, before=old.get(path), after=new.get(path)) for path in differing]
+
+
+def _values(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the single values of a claim with their paths."""
+    if not isinstance(value, Mapping | list) or not value:
+        yield at.lstrip("."), value
+        return
+    for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _values(inner, f"{at}.{name}")

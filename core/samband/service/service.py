@@ -19,6 +19,7 @@ from samband.redaction import Redactor
 from samband.rules.schedule import DEFAULT_ZONE
 from samband.service.audit import Audit
 from samband.service.backfills import Backfills
+from samband.service.charts import Charts
 from samband.service.events import Events, Subscriptions
 from samband.service.exports import Exports
 from samband.service.files import Files
@@ -58,6 +59,7 @@ class Service:
         exports: What became of each claim that was sent away.
         reconciliation: Our exports held against the other side's books.
         mappings: How claims become vouchers, version by version.
+        charts: What a mapping may refer to at the other side.
         files: Files that carried claims out, where they go, and the reports that come back.
         events: What happened, for those who ask.
         subscriptions: Addresses that events are sent to.
@@ -90,6 +92,7 @@ class Service:
         self.files = Files(parts)
         self.reconciliation = Reconciliation(parts)
         self.mappings = Mappings(parts)
+        self.charts = Charts(parts)
         self.events = Events(parts)
         self.subscriptions = Subscriptions(parts)
         self.health = Health(parts)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from samband.rules.schedule import DEFAULT_ZONE, to_local
 from samband.rules.selecting import LIVE_STATES
 from samband.store.models import Correction, ExportItem, Reimbursement, ReimbursementVersion
 from samband.views.reimbursements import TimelineEntryView, TimelineView
@@ -66,7 +67,8 @@ def _standing(claim: Reimbursement, items: Sequence[ExportItem], corrections: Se
         told = f"{head} {_item_stands(live)}"
         if "proposed" in is_open:
             return "correction_proposed", f"{told}; a change to it waits for a person to agree."
-        return _STATES[live.state], f"{told}."
+        is_stuck = live.state == "accepted" and live.code
+        return "stuck" if is_stuck else _STATES[live.state], f"{told}."
     if claim.status != "approved":
         return "not_approved", f"{head} is {claim.status} and has not been sent to the books."
     last = bookings[-1] if bookings else None
@@ -79,7 +81,13 @@ def _standing(claim: Reimbursement, items: Sequence[ExportItem], corrections: Se
 def _item_stands(item: ExportItem) -> str:
     when = _day(item.posted_at or item.accepted_at or item.settled_at or item.sent_at or item.created_at)
     if item.state == "posted":
-        return f"was booked{_as_number(item)} on {when}"
+        dated = f", dated {item.voucher['date']}" if item.voucher else ""
+        return f"was booked{_as_number(item)}{dated}, as we learnt on {when}"
+    if item.state == "accepted" and item.code:
+        return (
+            f"lies in the accounting system since {when}, which cannot book it as it is: {_words(item).rstrip('.')}; it is"
+            " booked when it is mended there, and can be sent anew when its lines are removed there"
+        )
     if item.state == "accepted":
         return f"was accepted by the accounting system on {when}{_as_reference(item)}; it is not known to be booked yet"
     if item.state == "unknown":
@@ -89,7 +97,9 @@ def _item_stands(item: ExportItem) -> str:
     if item.state == "sent":
         return f"was sent to the accounting system on {when} and has no answer yet"
     return (
-        f"is reserved since {when} and goes out with run {item.run_id}" if item.run_id else f"is reserved since {when}"
+        f"is reserved since {when} and goes out with run {item.organization_id}/{item.run_id}"
+        if item.run_id
+        else f"is reserved since {when}"
     )
 
 
@@ -232,7 +242,8 @@ def _sentence(text: str) -> str:
 
 
 def _day(at: dt.datetime) -> str:
-    return f"{at:%Y-%m-%d}"
+    """Gives the day by the calendar of the people who read it."""
+    return to_local(at, DEFAULT_ZONE)[:10]
 
 
 def _total(body: Any) -> str:

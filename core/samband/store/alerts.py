@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,19 +31,24 @@ class Alerts:
         """Opens an alert for each finding that has none and closes those that are found no more; gives how many of each.
 
         Both are told as events in the same transaction, so a trouble is announced once however often it is found, and
-        once more when it is over.
+        once more when it is over. One that has only grown or shrunk is brought up to date without a word.
         """
         current = await self._open(organization_id)
         fresh = [f for f in found if (f.subject, f.kind) not in current]
         gone = sorted(set(current) - {(f.subject, f.kind) for f in found})
-        if not fresh and not gone:
+        moved = [f for f in found if (f.subject, f.kind) in current and _is_other(current[f.subject, f.kind], f)]
+        if not fresh and not gone and not moved:
             return 0, 0
         opened = closed = 0
         async with self._db.write() as conn:
             for finding in fresh:
                 opened += await self._raise(conn, finding)
             for key in gone:
-                closed += await self._close(conn, organization_id, current[key])
+                closed += await self._close(conn, organization_id, current[key].id or 0)
+            for finding in moved:
+                mine = sa.and_(_alert.c.id == current[finding.subject, finding.kind].id, _alert.c.closed_at.is_(None))
+                told = {"severity": finding.severity, "message": finding.message, "data": dict(finding.data)}
+                await conn.execute(sa.update(_alert).where(mine).values(**told))
         return opened, closed
 
     async def page(
@@ -84,11 +90,11 @@ class Alerts:
                 kinds.setdefault(row.integration_id, []).append(row.kind)
         return kinds
 
-    async def _open(self, organization_id: str) -> dict[tuple[str, str], int]:
+    async def _open(self, organization_id: str) -> dict[tuple[str, str], Alert]:
         mine = sa.and_(_alert.c.organization_id == organization_id, _alert.c.closed_at.is_(None))
         async with self._db.read() as conn:
-            rows = await conn.execute(sa.select(_alert.c.subject, _alert.c.kind, _alert.c.id).where(mine))
-            return {(row.subject, row.kind): row.id for row in rows}
+            rows = await conn.execute(sa.select(_alert).where(mine))
+            return {(row.subject, row.kind): Alert(**row._mapping) for row in rows}
 
     async def _raise(self, conn: AsyncConnection, finding: Finding) -> int:
         insert = sqlite.insert(_alert) if self._db.is_sqlite else postgresql.insert(_alert)
@@ -122,6 +128,11 @@ class Alerts:
             told["integration"] = row.integration_id
         await emit(conn, organization_id, "no.samband.alert.closed.v1", row.subject, told)
         return 1
+
+
+def _is_other(alert: Alert, finding: Finding) -> bool:
+    told = finding.severity, finding.message, orjson.dumps(dict(finding.data), option=orjson.OPT_SORT_KEYS)
+    return told != (alert.severity, alert.message, orjson.dumps(alert.data, option=orjson.OPT_SORT_KEYS))
 
 
 def _references(data: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from samband.errors import NotFoundError
 from samband.rules.selecting import LIVE_STATES
 from samband.store.database import Database
+from samband.store.downloads import Download, downloads_in
 from samband.store.models import ExportItem, KeptFile, Reimbursement, Run
 from samband.store.reserving import approval_day
 
@@ -69,7 +70,7 @@ class Batch:
         routes: By which they went.
         first: The earliest month they are booked in, as ``2026-03``; None for items that are no vouchers.
         last: The latest one.
-        files: Ids of the files that carried them.
+        files: The files that carried them, oldest first.
         claims: Ids of the claims, in their order; only for a batch that is shown alone, or the first ones.
     """
 
@@ -79,8 +80,19 @@ class Batch:
     routes: list[str]
     first: str | None
     last: str | None
-    files: list[str]
+    files: list[BatchFile]
     claims: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFile:
+    """A file that carried items of a batch, and who has fetched it: the newest of them, newest first."""
+
+    id: str
+    name: str
+    media_type: str
+    state: str
+    downloads: Sequence[Download]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +190,19 @@ class Batches:
             sign = -1 if row.purpose == "reversal" else 1
             cents[row.currency] = cents.get(row.currency, 0) + sign * int(row.cents)
 
+    async def _file(self, conn: AsyncConnection, found: dict[str, Batch]) -> None:
+        about = (_file.c.organization_id, _file.c.run_id, _file.c.id, _file.c.name, _file.c.media_type, _file.c.state)
+        files = (await conn.execute(sa.select(*about).where(_file.c.run_id.in_(found)).order_by(_file.c.id))).all()
+        # Batches are one organisation's, and so are their files.
+        fetched = await downloads_in(conn, files[0].organization_id, [row.id for row in files]) if files else {}
+        for row in files:
+            kept = BatchFile(
+                id=row.id, name=row.name, media_type=row.media_type, state=row.state, downloads=fetched.get(row.id, [])
+            )  # fmt: skip
+            found[row.run_id].files.append(kept)
+
     async def _name(self, conn: AsyncConnection, found: dict[str, Batch], claims: int) -> None:
-        files = sa.select(_file.c.run_id, _file.c.id).where(_file.c.run_id.in_(found)).order_by(_file.c.id)
-        for row in await conn.execute(files):
-            found[row.run_id].files.append(row.id)
+        await self._file(conn, found)
         place: Any = sa.func.row_number().over(partition_by=_item.c.run_id, order_by=_item.c.reimbursement_id)
         numbered = sa.select(_item.c.run_id, _item.c.reimbursement_id, place.label("place")).where(
             _item.c.run_id.in_(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -26,6 +28,21 @@ _LEASE_S: Final = 900.0
 """How long the process that took a reading has for it, before another one may take it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChartLists:
+    """Some lists of a copy.
+
+    Attributes:
+        read_at: When the copy was made; None when the chart was asked for and never read.
+        findings: As they are kept.
+        lists: By name, as `samband.rules.chartcheck.chart_row` writes them; empty when it was never read.
+    """
+
+    read_at: dt.datetime | None
+    findings: Mapping[str, Any]
+    lists: Mapping[str, Any]
+
+
 class Charts:
     """Every statement about copies of charts. A copy whose body is empty stands for one that was never read."""
 
@@ -38,6 +55,19 @@ class Charts:
         async with self._db.read() as conn:
             row = (await conn.execute(query)).one_or_none()
         return None if row is None else ChartCopy(**row._mapping)
+
+    async def lists(self, integration_id: str, names: Sequence[str]) -> ChartLists | None:
+        """Gives these lists of the copy and no others; None when the chart has never been asked for."""
+        # A part of the copy, because a whole one may have 200,000 entries.
+        parts = [_copy.c.body[name].label(f"list_{n}") for n, name in enumerate(names)]
+        is_read = (_copy.c.body != sa.literal({}, columns.Json)).label("is_read")
+        query = sa.select(_copy.c.read_at, _copy.c.findings, is_read, *parts)
+        async with self._db.read() as conn:
+            row = (await conn.execute(query.where(_copy.c.integration_id == integration_id))).one_or_none()
+        if row is None or not row.is_read:
+            return None if row is None else ChartLists(read_at=None, findings=row.findings, lists={})
+        lists = {name: row._mapping[f"list_{n}"] for n, name in enumerate(names)}
+        return ChartLists(read_at=row.read_at, findings=row.findings, lists=lists)
 
     async def take_due(self, plugins: Collection[str], *, limit: int) -> list[Integration]:
         """Gives enabled integrations of these plugins that have a mapping and whose chart is to be read, and moves each

@@ -9,9 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from samband.rules.findings import Unfinished
 from samband.store.connections import move_connection
 from samband.store.database import Database
 from samband.store.models import LIVE, Alert, Credential, DeadLetter, ExportItem, Integration, Run, Schedule
+from samband.store.unfinished import unfinished_in
 
 _alert: sa.Table = Alert.__table__
 _integration: sa.Table = Integration.__table__
@@ -21,6 +23,8 @@ _dead: sa.Table = DeadLetter.__table__
 _run: sa.Table = Run.__table__
 _item: sa.Table = ExportItem.__table__
 
+UNPOSTED_FOR = dt.timedelta(days=7)
+"""How long an exported item may be with the other side without being booked before somebody is told."""
 UNCERTAIN_FOR = dt.timedelta(hours=1)
 """How long nobody may know of an exported item whether it arrived before somebody is told."""
 
@@ -38,6 +42,7 @@ class Observed:
     uncertain_items: int
     credentials_expire_at: dt.datetime | None
     schedules: Sequence[Schedule]
+    exports: Unfinished
 
 
 class Conditions:
@@ -46,8 +51,16 @@ class Conditions:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def of_organization(self, organization_id: str, *, stalled_before: dt.datetime) -> list[Observed]:
-        """Gives every enabled integration of an organisation, with what its rows say; a handful of statements."""
+    async def of_organization(
+        self, organization_id: str, *, stalled_before: dt.datetime, unposted_before: dt.datetime | None = None
+    ) -> list[Observed]:
+        """Gives every enabled integration of an organisation, with what its rows say; a handful of statements.
+
+        Args:
+            unposted_before: Exported items that were accepted before and are not booked are counted; None counts those
+                of a week ago.
+        """
+        before = unposted_before or dt.datetime.now(dt.UTC) - UNPOSTED_FOR
         mine = sa.and_(_integration.c.organization_id == organization_id, _integration.c.state == "enabled")
         async with self._db.read() as conn:
             rows = (await conn.execute(_observation(stalled_before).where(mine).order_by(_integration.c.id))).all()
@@ -55,7 +68,8 @@ class Conditions:
             planned: dict[str, list[Schedule]] = {}
             for row in await conn.execute(sa.select(_schedule).where(active)):
                 planned.setdefault(row.integration_id, []).append(Schedule(**row._mapping))
-        return [_observed(row, planned.get(row.id, [])) for row in rows]
+            open = await unfinished_in(conn, organization_id, unposted_before=before)
+        return [_observed(row, planned.get(row.id, []), open.get(row.id, Unfinished())) for row in rows]
 
     async def organizations(self) -> list[str]:
         """Gives the organisations that have an enabled integration or an open alert."""
@@ -176,11 +190,11 @@ def _observation(stalled_before: dt.datetime) -> sa.Select[Any]:
     )  # fmt: skip
 
 
-def _observed(row: sa.Row[Any], schedules: Sequence[Schedule]) -> Observed:
+def _observed(row: sa.Row[Any], schedules: Sequence[Schedule], exports: Unfinished) -> Observed:
     return Observed(
         integration=_integration_of(row), last_success_at=row.last_success_at, failures_in_row=row.failures_in_row,
         open_letters=row.open_letters, held_run=row.held_run, stalled_run=row.stalled_run, uncertain_items=row.uncertain_items,
-        credentials_expire_at=row.credentials_expire_at, schedules=schedules,
+        credentials_expire_at=row.credentials_expire_at, schedules=schedules, exports=exports,
     )  # fmt: skip
 
 

@@ -145,6 +145,12 @@ class Ledger(Reserving, Settling, Batches):
         async with self._db.write() as conn:
             await conn.execute(sa.update(_item).where(mine).values(looked_up_at=None))
 
+    async def ask_about_claim(self, organization_id: str, claim_id: str) -> None:
+        """Has the other side asked about what is open of a claim as soon as possible."""
+        mine = sa.and_(_item.c.organization_id == organization_id, _item.c.reimbursement_id == claim_id)
+        async with self._db.write() as conn:
+            await conn.execute(sa.update(_item).where(mine, _item.c.state == "accepted").values(looked_up_at=None))
+
     def _is_due(self, steps_s: Sequence[float], up_to_days: float) -> sa.ColumnElement[bool]:
         """Says of an open item that it has come to an age at which it has not been asked about yet."""
         since = sa.func.coalesce(_item.c.accepted_at, _item.c.sent_at, _item.c.created_at)
@@ -160,6 +166,21 @@ class Ledger(Reserving, Settling, Batches):
         return sa.cast(sa.extract("epoch", later - earlier), sa.Float)
 
     # ── listings ─────────────────────────────────────────────────────────────
+
+    async def refusals(self, organization_id: str, claim_ids: Sequence[str]) -> list[ExportItem]:
+        """Gives of each claim the booking that was refused, if nothing but unsent ones came after it."""
+        later = _item.alias("later")
+        answered = sa.exists().where(
+            later.c.organization_id == _item.c.organization_id, later.c.number > _item.c.number,
+            later.c.reimbursement_id == _item.c.reimbursement_id, later.c.state != "released",
+        )  # fmt: skip
+        mine = sa.and_(_item.c.organization_id == organization_id, _item.c.reimbursement_id.in_(claim_ids))
+        refused = sa.and_(_item.c.purpose == "booking", _item.c.state == "rejected", ~answered)
+        if not claim_ids:
+            return []
+        async with self._db.read() as conn:
+            rows = await conn.execute(sa.select(_item).where(mine, refused).order_by(_item.c.reimbursement_id))
+            return [ExportItem(**row._mapping) for row in rows]
 
     async def items(
         self, organization_id: str, *, state: str | None, reimbursement_id: str | None, run_id: str | None,

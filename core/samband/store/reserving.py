@@ -20,7 +20,6 @@ from samband.outgoing import ChartPeriod, Voucher
 from samband.rules.making import Making, demand_no_gap, good, without_unpostable
 from samband.rules.mapping import gaps
 from samband.rules.posting import from_row, reversal_of, to_row
-from samband.rules.schedule import DEFAULT_ZONE, to_local
 from samband.rules.selecting import LIVE_STATES, Choice, Claim, Scope, choose, item_key
 from samband.store import audit, columns
 from samband.store.charts import periods_in
@@ -29,6 +28,7 @@ from samband.store.mappings import active_in
 from samband.store.models import ExportItem, Integration, Reimbursement, Run
 from samband.store.numbering import voucher_numbers
 from samband.store.outbox import emit
+from samband.store.reversals import day_of_reversal
 from samband.store.runs import Runs
 from samband.store.turns import one_at_a_time
 
@@ -132,8 +132,9 @@ class Reserving:
         """Gives up on a claim's item and reserves the claim once more, under a new key and number.
 
         Raises:
-            ConflictError: It is not exported (`not_exported`), is being sent (`still_sending`), not approved
-                (`not_approved`), is being reversed (`correction_under_way`), or cannot be booked.
+            ConflictError: It is not exported (`not_exported`), is being sent (`still_sending`), lies at the other side and
+                is booked when it is mended there (`lies_there_still`), is not approved (`not_approved`), is being reversed
+                (`correction_under_way`), or cannot be booked.
             AlreadyRunningError: An export of the integration is still alive.
         """
         org = integration.organization_id
@@ -165,19 +166,19 @@ class Reserving:
         takes back is booked; the other side is asked about that as soon as possible.
 
         Raises:
-            ConflictError: It carried no voucher, so there is nothing that could be turned around.
+            ConflictError: It carried no voucher, so there is nothing that could be turned around
+                (`reversal_unsupported`), or no period is open that it could be booked in (`period_closed`).
         """
         if item.voucher is None:
             raise ConflictError(
                 "What was exported is no voucher, and cannot be reversed by samband.", code="reversal_unsupported",
                 hint="Reverse it in the other system, then resolve the item here.",
             )  # fmt: skip
-        org, today = item.organization_id, dt.date.fromisoformat(to_local(columns.now(), DEFAULT_ZONE)[:10])
+        org, taken_back = item.organization_id, from_row(item.key, item.voucher)
+        date = await day_of_reversal(conn, item.integration_id, taken_back)
         number = await self._exports_of(conn, org, item.reimbursement_id) + 1
         key = item_key(org, item.integration_id, item.reimbursement_id, number)
         numbers = await voucher_numbers(conn, item.integration_id, [key])
-        taken_back = from_row(item.key, item.voucher)
-        date = max(today, taken_back.date)  # never before what it takes back, which may be dated ahead
         voucher = reversal_of(taken_back, key=key, number=numbers[key], date=date)
         row = ExportItem(
             **_row(item.integration_id, org, item.reimbursement_id, item.version, number, item.stream, None)
@@ -319,6 +320,13 @@ class Reserving:
                 f"The reimbursement is on its way (its item is {row.state}).", code="still_sending",
                 hint="Wait for the run to end, or resolve the item when the run is dead.",
             )  # fmt: skip
+        if row.state == "accepted" and row.code is not None:
+            raise ConflictError(
+                f"It lies in the other system still, which cannot book it as it is: {row.message or row.code}",
+                code="lies_there_still",
+                hint="Have it mended there, or have its lines removed there; it is asked about now, and the claim is free"
+                " when they are gone.",
+            )
         back = sa.select(_item.c.key).where(_item.c.reverses == row.key, mine, _item.c.state.in_(LIVE_STATES))
         if await conn.scalar(back.limit(1)) is not None:
             raise ConflictError(

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from samband.errors import ConfigurationError
 from samband.store.database import Database
 
-HEAD = "0004"
+HEAD = "0006"
 """The newest revision; a test compares it with the migration files."""
 
 # Any number that nothing else in the database uses: it only has to be the same for every host of it.

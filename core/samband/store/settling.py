@@ -31,6 +31,8 @@ _run: sa.Table = Run.__table__
 
 _IN_FLIGHT_S: Final = 120.0
 """How long a request that a worker began within its lease may still be on its way when the lease is over."""
+_FORMER_KEPT: Final = 20
+"""Earlier answers of which their state, reference, time and digest are kept beside the last one."""
 UNCERTAIN: Final = ("sent", "unknown")
 BOOKED: Final = ("accepted", "posted")
 
@@ -158,8 +160,8 @@ class Settling:
             await demand_lease(conn, lease)
             moved = await move(conn, lease.organization_id, lease.integration_id, lease.run_id, receipts)
             for before, state in moved:
-                # What was counted as booked when it was accepted is not counted again when it is posted.
-                if state != "posted" or before.state != "accepted":
+                # What was counted as booked when it was accepted is not counted again when it is posted, or stuck.
+                if before.state not in BOOKED or state not in BOOKED:
                     counts[state] += 1
             created = counts["accepted"] + counts["posted"]
             changed: dict[str, Any] = {"created": _run.c.created + created} if created else {}
@@ -212,15 +214,22 @@ class Settling:
         self, organization_id: str, key: str, *, outcome: Literal["booked", "not_booked"], reference: str | None,
         reason: str,
     ) -> ExportItem:  # fmt: skip
-        """Settles an uncertain item by a person's word, with the reason.
+        """Settles an item by a person's word, with the reason.
+
+        What was accepted and is never told to be posted, and what was refused and has been booked all the same, are
+        settled as booked under a reference.
 
         Raises:
             NotFoundError: There is no such item.
-            ConflictError: It is known what became of it (`not_uncertain`), or a worker still has it (`still_sending`).
+            ConflictError: It is known what became of it (`not_uncertain`), a worker still has it (`still_sending`), or its
+                claim has gone out again since (`already_exported`).
         """
         async with self._db.write() as conn:
             await one_at_a_time(conn, organization_id)
-            item = await self._uncertain_one(conn, organization_id, key, is_let_go=outcome == "not_booked")
+            item = await self._doubtful(
+                conn, organization_id, key, is_posted=outcome == "booked" and reference is not None
+            )
+            await self._demand_idle(conn, item, is_let_go=outcome == "not_booked")
             if outcome == "booked":
                 state: Literal["posted", "accepted"] = "posted" if reference else "accepted"
                 receipt = Receipt(key=key, state=state, reference=reference, evidence={"by": "a person"})
@@ -236,30 +245,48 @@ class Settling:
             await audit.record(conn, organization_id, "export.resolved", f"export/{key}", detail)
         return ExportItem(**row._mapping)
 
-    async def _uncertain_one(
-        self, conn: AsyncConnection, organization_id: str, key: str, *, is_let_go: bool
-    ) -> ExportItem:
+    async def _doubtful(self, conn: AsyncConnection, organization_id: str, key: str, *, is_posted: bool) -> ExportItem:
         mine = sa.select(_item).where(_item.c.organization_id == organization_id, _item.c.key == key)
         row = (await conn.execute(mine.with_for_update())).one_or_none()
         if row is None:
             raise NotFoundError("There is no such export.", code="export_not_found")
-        if row.state not in UNCERTAIN:
+        item = ExportItem(**row._mapping)
+        if item.state == "rejected" and is_posted:
+            await self._take_back_refusal(conn, item)
+        elif item.state not in (*UNCERTAIN, *(("accepted",) if is_posted else ())):
             raise ConflictError(
-                f"It is known what became of it: its state is {row.state}.", code="not_uncertain",
-                hint="Only what was sent and not answered is resolved by a person.",
+                f"It is known what became of it: its state is {item.state}.", code="not_uncertain",
+                hint="What is uncertain is resolved by a person; what was accepted or rejected only as booked, with the"
+                " number it is booked under.",
             )  # fmt: skip
+        return item
+
+    async def _take_back_refusal(self, conn: AsyncConnection, item: ExportItem) -> None:
+        """Makes what was refused uncertain again, unless its claim, or its booking, has another one meanwhile."""
+        same = _item.c.reverses == item.reverses if item.reverses else _item.c.reverses.is_(None)
+        other = sa.select(_item.c.key).where(
+            _item.c.organization_id == item.organization_id, _item.c.reimbursement_id == item.reimbursement_id,
+            _item.c.purpose == item.purpose, same, _item.c.state.in_(LIVE_STATES),
+        )  # fmt: skip
+        if await conn.scalar(other.limit(1)) is not None:
+            raise ConflictError(
+                "The claim has gone out again since this was refused.", code="already_exported",
+                hint="Have one of the two taken back in the books; the reconciliation lists them.",
+            )  # fmt: skip
+        await conn.execute(sa.update(_item).where(_item.c.key == item.key).values(state="unknown"))
+
+    async def _demand_idle(self, conn: AsyncConnection, item: ExportItem, *, is_let_go: bool) -> None:
         working = sa.select(_run.c.id).where(
-            _run.c.integration_id == row.integration_id, _run.c.operation == "export", _run.c.state == "running",
+            _run.c.integration_id == item.integration_id, _run.c.operation == "export", _run.c.state == "running",
             _run.c.lease_until > self._db.after(-_IN_FLIGHT_S if is_let_go else 0.0),
         )  # fmt: skip
         # What is let go is listened to no more: not while somebody is about to hear that it is there.
-        mine = working if is_let_go else working.where(_run.c.id == row.run_id)
-        if (is_let_go or row.state == "sent") and await conn.scalar(mine.limit(1)) is not None:
+        mine = working if is_let_go else working.where(_run.c.id == item.run_id)
+        if (is_let_go or item.state == "sent") and await conn.scalar(mine.limit(1)) is not None:
             raise ConflictError(
                 "A worker is sending it, or looking it up, just now.", code="still_sending",
                 hint="Wait for the run to end, or for two minutes when its worker died.",
             )  # fmt: skip
-        return ExportItem(**row._mapping)
 
     async def _let_go(self, conn: AsyncConnection, item: ExportItem) -> None:
         gone = sa.update(_item).where(_item.c.key == item.key)
@@ -325,7 +352,7 @@ async def move(
     moving = [
         (before[key], receipt)
         for key, receipt in told.items()
-        if key in before and before[key].state in _FROM[receipt.state]
+        if key in before and (before[key].state in _FROM[receipt.state] or _is_news(before[key], receipt))
     ]
     if moving:
         now = columns.now()
@@ -333,7 +360,10 @@ async def move(
         names = [name for name in rows[0] if name != "which"]
         changed = sa.update(_item).where(_item.c.key == sa.bindparam("which"))
         await conn.execute(changed.values({name[4:]: sa.bindparam(name) for name in names}), rows)
-    await emit_all(conn, organization_id, [_event(item, receipt, run_id) for item, receipt in moving])
+    told_of = [_event(item, receipt, run_id) for item, receipt in moving if item.state != receipt.state]
+    stuck = [(item, receipt) for item, receipt in moving if receipt.state == "accepted" and receipt.code]
+    told_of += [_event(item, receipt, run_id, "stuck") for item, receipt in stuck]
+    await emit_all(conn, organization_id, told_of)
     for item, receipt in moving:
         had, has = has_taken_back(item.route, item.state), has_taken_back(item.route, receipt.state)
         if item.purpose == "reversal" and has and not had:
@@ -375,14 +405,22 @@ def _settled(item: ExportItem, receipt: Receipt, now: dt.datetime) -> dict[str, 
     return {f"new_{name}": value for name, value in values.items()}
 
 
-def _event(item: ExportItem, receipt: Receipt, run_id: str | None) -> tuple[str, str, dict[str, Any]]:
+def _is_news(item: ExportItem, receipt: Receipt) -> bool:
+    """Tells whether something else than before keeps what they have from being booked, or nothing any more."""
+    is_there = item.state == receipt.state == "accepted"
+    return is_there and (item.code, item.message) != (receipt.code, receipt.message if receipt.code else "")
+
+
+def _event(
+    item: ExportItem, receipt: Receipt, run_id: str | None, deed: str | None = None
+) -> tuple[str, str, dict[str, Any]]:
     told = {
         "key": item.key, "reimbursement": item.reimbursement_id, "version": item.version, "state": receipt.state,
         "integration": item.integration_id, "run": run_id, "reference": receipt.reference or item.reference,
         "code": receipt.code, "field": receipt.field,
     }  # fmt: skip
     data = {name: value for name, value in told.items() if value is not None}
-    return f"no.samband.export.{receipt.state}.v1", f"reimbursement/{item.reimbursement_id}", data
+    return f"no.samband.export.{deed or receipt.state}.v1", f"reimbursement/{item.reimbursement_id}", data
 
 
 def _evidence(item: ExportItem, receipt: Receipt, now: dt.datetime) -> dict[str, Any]:
@@ -394,6 +432,9 @@ def _evidence(item: ExportItem, receipt: Receipt, now: dt.datetime) -> dict[str,
     kept = dict(item.evidence or {})
     if item.route is not None:
         kept["route"] = item.route
+    if "digest" in kept:
+        former = {"state": item.state} | {name: kept.get(name) for name in ("reference", "at", "digest")}
+        kept["former"] = [*kept.get("former", []), former][-_FORMER_KEPT:]
     return kept | {
         "reference": receipt.reference or kept.get("reference"), "at": columns.iso_ms(now),
         "digest": hashlib.sha256(orjson.dumps(told)).hexdigest(),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from samband.testing.faults import Fault
     from samband.testing.loopback import serve
     from samband.testing.proxy import Call, FaultProxy
+    from samband.testing.samples import sample_item
 
 _HOMES = {
     "Call": "proxy",
@@ -36,6 +37,7 @@ _HOMES = {
     "ProgressRecorder": "fakes",
     "Touched": "counterpart",
     "fake_context": "fakes",
+    "sample_item": "samples",
     "serve": "loopback",
     "start_simulator": "counterpart",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "Touched",
     "fake_context",
     "faults",
+    "sample_item",
     "serve",
     "start_simulator",
 ]

@@ -10,28 +10,33 @@ on 127.0.0.1, through the host's own HTTP session and a proxy that breaks the co
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
 
-from samband.contract import Manifest
+from samband.contract import Manifest, Stream
 from samband.testing.counterpart import Counterpart, start_simulator
 from samband.testing.driver import PluginDriver
+from samband.testing.outlet import Outlet
 from samband.testing.promises.access import Access
 from samband.testing.promises.declarations import Declarations
+from samband.testing.promises.doubts import FIND_CASES, LOST_CASES, Doubts
+from samband.testing.promises.exporting import Exports
 from samband.testing.promises.fetching import Fetches
+from samband.testing.promises.filing import Files
 from samband.testing.promises.reading import Reads
 from samband.testing.promises.safety import Safety
 from samband.testing.promises.trouble import CASES, Trouble
 from samband.testing.proxy import FaultProxy
+from samband.testing.samples import OUTGOING_KINDS
 
 __all__ = ["PluginContract"]
 
 
-class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
+class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety, Exports, Doubts, Files):
     """Every promise of `samband.hookspecs` as a test, for one plugin.
 
     Attributes:
@@ -40,6 +45,7 @@ class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
         simulator_arguments: For the simulator's command line.
         exempt: Test name → why this plugin does not keep that promise. The test is skipped and shows the reason.
         tolerated_share: The share of records that may fail to convert, for counterparts that hold bad rows on purpose.
+        routes: For a plugin with ``choose_route``: its own names for its ways, as its documentation has them.
     """
 
     plugin: ClassVar[ModuleType]
@@ -47,6 +53,7 @@ class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
     simulator_arguments: ClassVar[Sequence[str]] = ()
     exempt: ClassVar[Mapping[str, str]] = {}
     tolerated_share: ClassVar[float] = 0.1
+    routes: ClassVar[Collection[str]] = ()
 
     @classmethod
     def touch_order(cls, stream: str) -> Mapping[str, Any] | None:
@@ -95,6 +102,14 @@ class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
         async with PluginDriver(self.plugin, counterpart, proxy) as driver:
             yield driver
 
+    @pytest.fixture
+    def outlet(self, driver: PluginDriver, counterpart: Counterpart, push_stream: str) -> Outlet:
+        """Gives one stream that carries claims to the books."""
+        stream = driver.manifest.stream(push_stream)
+        if not stream.enabled(driver.settings):
+            pytest.skip(f"the counterpart's settings switch {push_stream} off: let them switch it on")
+        return Outlet(driver, stream, counterpart, self.item)
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         unknown = sorted(set(cls.exempt) - set(cls.promises()))
@@ -110,6 +125,11 @@ class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
             streams = manifest.streams if isinstance(manifest, Manifest) else ()
             readable = [stream.name for stream in streams if stream.direction in ("pull", "both")]
             metafunc.parametrize("stream", readable)
+        if "outlet" in metafunc.fixturenames:
+            metafunc.parametrize("push_stream", _outgoing(getattr(metafunc.cls.plugin, "manifest", None)))
+        for name, cases in (("lost_case", LOST_CASES), ("find_case", FIND_CASES)):
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, cases, ids=str)
         if "case" in metafunc.fixturenames:
             metafunc.parametrize("case", CASES, ids=str)
         if "mid_case" in metafunc.fixturenames:
@@ -126,3 +146,11 @@ class PluginContract(Declarations, Access, Reads, Fetches, Trouble, Safety):
     def promises(cls) -> list[str]:
         """Gives the names of all tests, for documentation and for checking ``exempt``."""
         return sorted(name for name, _ in inspect.getmembers(cls, inspect.isfunction) if name.startswith("test_"))
+
+
+def _outgoing(manifest: object) -> list[Any]:
+    """Gives the streams that carry claims to the books, or one case that is skipped and says that there is none."""
+    streams: Sequence[Stream] = manifest.streams if isinstance(manifest, Manifest) else ()
+    names = [s.name for s in streams if s.kind in OUTGOING_KINDS and s.direction in ("push", "both")]
+    skipped = pytest.mark.skip(reason="the plugin has no stream that carries vouchers or reimbursements out")
+    return names or [pytest.param("none", marks=skipped)]

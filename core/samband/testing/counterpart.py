@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
+from samband.contract import ExportFile
+
 __all__ = ["Counterpart", "Touched", "start_simulator"]
 
 _START_LIMIT_S = 30.0
@@ -43,11 +45,22 @@ class Counterpart:
         credentials: Working credentials.
         touch: ``stream name -> Touched``: changes something at the other side and says what the next incremental read
             must hold; None when the system cannot be changed from outside.
+        entries: For plugins that export: key of an item → how often it is there, waiting or booked, counted at the other
+            side itself. None when it cannot be looked into: then ``find_exported`` is believed, once it has been tested,
+            and a second entry under the same key may go unseen.
+        settle: Lets the other side take in what waits there, as its import job would; None when nothing waits.
+        take_in: Takes in a file that the plugin rendered, and gives name and bytes of the report about it; None when it
+            makes no reports.
+        control_url: Where a simulator is told what to do; None for everything else.
     """
 
     settings: Mapping[str, Any]
     credentials: Mapping[str, Any]
     touch: Callable[[str], Touched | None] | None = field(default=None)
+    entries: Callable[[], Mapping[str, int]] | None = None
+    settle: Callable[[], None] | None = None
+    take_in: Callable[[ExportFile], tuple[str, bytes]] | None = None
+    control_url: str | None = None
 
 
 @contextmanager
@@ -85,6 +98,7 @@ def start_simulator(
             settings={**told["settings"], **(settings or {})},
             credentials=told["credentials"],
             touch=touch if control_url else None,
+            control_url=control_url,
         )
     finally:
         process.terminate()

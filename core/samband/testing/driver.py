@@ -6,7 +6,7 @@ import inspect
 import traceback
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from types import ModuleType, TracebackType
@@ -16,11 +16,24 @@ from urllib.parse import urlsplit
 import pytest
 
 from samband.adapters.adapter import Adapter, AdapterOptions, Connection
+from samband.adapters.filing import NoWayOut
 from samband.adapters.forms import secrets_of
 from samband.adapters.reading import Reading
 from samband.adapters.registry import Registry
 from samband.adapters.wire import secrets_of_token
-from samband.contract import Check, Context, HttpResponse, HttpSession, Limits, Manifest, Page, Record, Selection, Token
+from samband.contract import (
+    Check,
+    Context,
+    HttpResponse,
+    HttpSession,
+    Limits,
+    Manifest,
+    Page,
+    Record,
+    Selection,
+    Sought,
+    Token,
+)
 from samband.errors import SambandError
 from samband.http import Outbound
 from samband.http.egress import EgressPolicy
@@ -30,58 +43,12 @@ from samband.testing.counterpart import Counterpart
 from samband.testing.fakes import FakeClock, FakeLog, fake_context
 from samband.testing.promises.wording import broken
 from samband.testing.proxy import Call, FaultProxy
+from samband.testing.results import ReadResult
 
-__all__ = ["PluginDriver", "ReadResult", "texts_of"]
+__all__ = ["PluginDriver", "texts_of"]
 
 _MAX_BODY_BYTES = 8 * 1024 * 1024
 _BREAKER_REST_S = 61.0  # twice as long as the host leaves an account alone after ten failures
-
-
-@dataclass
-class ReadResult:
-    """The pages of one read, whole or broken off."""
-
-    pages: list[Page] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        return bool(self.pages) and self.pages[-1].complete
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for page in self.pages for record in page.records]
-
-    @property
-    def deleted(self) -> set[str]:
-        """Keys that are gone when all pages have been applied."""
-        return self._applied()[1]
-
-    @property
-    def state(self) -> Mapping[str, Mapping[str, Any]]:
-        """Key → values when all pages have been applied in order."""
-        return self._applied()[0]
-
-    @property
-    def final_cursor(self) -> str | None:
-        """The last page's cursor: where the next run begins."""
-        return self.pages[-1].cursor if self.pages else None
-
-    def followed_by(self, other: ReadResult) -> ReadResult:
-        """Gives both reads as one."""
-        return ReadResult([*self.pages, *other.pages])
-
-    def _applied(self) -> tuple[dict[str, Mapping[str, Any]], set[str]]:
-        state: dict[str, Mapping[str, Any]] = {}
-        deleted: set[str] = set()
-        for page in self.pages:
-            for record in page.records:
-                if record.key:
-                    state[record.key] = record.values
-                    deleted.discard(record.key)
-            for key in page.deleted:
-                state.pop(key, None)
-                deleted.add(key)
-        return state, deleted
 
 
 class PluginDriver:
@@ -221,6 +188,14 @@ class PluginDriver:
                 result.pages.append(page)
         return result
 
+    def ask(self, hook: str, **given: Any) -> Any:
+        """Calls a hook that may talk to the other side and gives what it gave: to be awaited, or read to its end."""
+        return self._hook(hook)(ctx=self._context(self._session(tokens=self._tokens)), **given)
+
+    def ask_offline(self, hook: str, **given: Any) -> Any:
+        """The same for a hook that has no business with anybody: its session refuses everything."""
+        return self._hook(hook)(ctx=self._context(NoWayOut(hook)), **given)
+
     async def attempt(self, stream: str, *, into: ReadResult) -> Exception | None:
         """Reads until the end or an error, keeps the pages that came, and gives the error."""
         try:
@@ -303,12 +278,21 @@ class PluginDriver:
         return await self.read(stream), self.data_calls - before
 
     async def prove_access(self) -> None:
-        """Makes one call that needs the token: ``check``, or else the first page of the first stream."""
+        """Makes one call that needs the token: ``check``, else the first page of the first stream, else a look-up."""
         if "check" in self.manifest.capabilities:
             await self.check()
         elif self.readable:
             async with aclosing(self.pages(self.readable[0])) as pages:
                 await anext(pages, None)
+        elif "find_exported" in self.manifest.capabilities:
+            await self.look_up_nothing()
+
+    async def look_up_nothing(self) -> None:
+        """Looks for one item that was never sent."""
+        sought = Sought(key="0" * 32, state="unknown")
+        async with aclosing(self.ask("find_exported", keys=[sought.key], sought=[sought])) as receipts:
+            async for _ in receipts:
+                pass
 
     def convert(self, stream: str, record: Record) -> Mapping[str, Any]:
         """Gives a record's canonical values."""
@@ -321,6 +305,7 @@ class PluginDriver:
         uses: list[Callable[[], Any]] = [self.authenticate]
         uses += [self.check] if "check" in self.manifest.capabilities else []
         uses += [partial(self.read, name) for name in self.readable]
+        uses += [self.look_up_nothing] if "find_exported" in self.manifest.capabilities else []
         for use in uses:
             try:
                 await use()

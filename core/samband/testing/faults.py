@@ -22,6 +22,7 @@ __all__ = [
     "Answer",
     "Exchange",
     "Fault",
+    "carried_out",
     "cut_off",
     "echo_request",
     "elsewhere",
@@ -96,6 +97,16 @@ def reset() -> Fault:
         return web.Response()
 
     return Fault("connection reset before the answer", answer)
+
+
+def carried_out(fault: Fault) -> Fault:
+    """Lets the other side do what it is asked, and then answers with the fault in place of its own words."""
+
+    async def answer(exchange: Exchange) -> web.StreamResponse:
+        await exchange.forward()
+        return await fault.answer(exchange)
+
+    return Fault(f"{fault.name}, after it was carried out", answer)
 
 
 def cut_off() -> Fault:

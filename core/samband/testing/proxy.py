@@ -6,6 +6,7 @@ paging links keep leading through it.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import threading
 import time
@@ -43,12 +44,14 @@ class Call:
         method: In capitals.
         url: Where it was meant to go, without its query, which may hold personal data.
         at: The proxy's clock when it came in.
+        fingerprint: The same for two requests that say the same to the same address.
     """
 
     number: int
     method: str
     url: str
     at: float
+    fingerprint: str = ""
 
 
 class _Plan:
@@ -207,8 +210,7 @@ class FaultProxy:
             front.runner = None
 
     async def _handle(self, front: _Front, request: web.BaseRequest) -> web.StreamResponse:
-        await request.read()
-        call = self._note(front, request)
+        call = self._note(front, request, await request.read())
         plan = self._plan
         fault = plan.fault_for(call) if plan is not None else None
         exchange = Exchange(request=request, forward=lambda: self._forward(front, request))
@@ -220,13 +222,15 @@ class FaultProxy:
             return web.Response(status=502, text=f"The system behind the proxy does not answer: {type(err).__name__}")
         return answer.as_response()
 
-    def _note(self, front: _Front, request: web.BaseRequest) -> Call:
+    def _note(self, front: _Front, request: web.BaseRequest, body: bytes) -> Call:
+        said = f"{request.method} {front.upstream}{request.raw_path}\n".encode() + body
         with self._arrived:
             call = Call(
                 number=len(self.calls) + 1,
                 method=request.method,
                 url=front.upstream + request.rel_url.raw_path,
                 at=self.now(),
+                fingerprint=hashlib.sha256(said).hexdigest(),
             )
             self.calls.append(call)
             self._arrived.notify_all()

@@ -12,7 +12,7 @@ import orjson
 
 from samband.contract import ExportFile, Item
 
-__all__ = ["FORMAT", "batch_id", "manifest_name", "manifest_of"]
+__all__ = ["FORMAT", "batch_id", "manifest_name", "manifest_of", "told_of"]
 
 FORMAT: Final = "samband-manifest/1"
 
@@ -36,21 +36,32 @@ def manifest_of(file: ExportFile, digest: str, items: Sequence[Item], *, made_fo
         items: What the file carries.
         made_for: The batch, or rather the run, on whose behalf.
     """
-    told = {
+    told = told_of(
+        file=file.name, sha256=digest, size=len(file.content), media_type=file.media_type, rows=file.rows, items=items,
+        run=made_for, made_at=dt.datetime.now(dt.UTC),
+    )  # fmt: skip
+    return orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def told_of(
+    *, file: str, sha256: str, size: int, media_type: str, rows: int, items: Sequence[Item], run: str | None,
+    made_at: dt.datetime,
+) -> dict[str, Any]:  # fmt: skip
+    """Gives what a manifest says, from what is known of a file whether its bytes are at hand or not."""
+    return {
         "format": FORMAT,
-        "file": file.name,
-        "sha256": digest,
-        "size": len(file.content),
-        "media_type": file.media_type,
-        "rows": file.rows,
+        "file": file,
+        "sha256": sha256,
+        "size": size,
+        "media_type": media_type,
+        "rows": rows,
         "items": len(items),
         "debits": _debits(items),
         "keys": [_line(item) for item in items],
         "batch": batch_id(items),
-        "run": made_for,
-        "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "run": run,
+        "made_at": made_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
-    return orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _debits(items: Sequence[Item]) -> dict[str, str]:
@@ -63,4 +74,6 @@ def _debits(items: Sequence[Item]) -> dict[str, str]:
 
 
 def _line(item: Item) -> dict[str, Any]:
-    return {"key": item.key} if item.voucher is None else {"key": item.key, "voucher": item.voucher.number}
+    if item.voucher is None:
+        return {"key": item.key}
+    return {"key": item.key, "voucher": item.voucher.number, "mapping_version": item.voucher.mapping_version}

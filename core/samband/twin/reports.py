@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,8 +12,9 @@ import structlog
 from pydantic import SecretStr, ValidationError
 
 from samband.adapters.adapter import Adapter, Connection
-from samband.contract import Receipt
+from samband.contract import Receipt, Sought
 from samband.errors import AdapterError
+from samband.rules.reporting import number_of, understood
 from samband.store import Store
 from samband.twin.place import Place, trouble
 from samband.twin.points import Point, PointSecret, parse_point
@@ -29,19 +31,38 @@ _READ_AT_ONCE: Final = 200
 class Reports:
     """Reads reports, each once as long as it stays the same."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, store: Store, adapter: Adapter) -> None:
+        self._store = store
         self._adapter = adapter
         self._known: OrderedDict[tuple[str, str, int, float], list[Receipt]] = OrderedDict()
 
-    async def told(self, place: Place, point: Point, connection: Connection) -> dict[str, Receipt]:
+    async def told(
+        self, place: Place, point: Point, connection: Connection, sought: Sequence[Sought]
+    ) -> dict[str, Receipt]:
         """Gives key → what the newest report that names it says. A file that is no report is passed over, and logged.
+
+        Args:
+            sought: Which items are asked for; others may be told of too, but those that a report has only the number of.
 
         Raises:
             UnavailableError: The folder cannot be read now.
         """
         if "acknowledge" not in self._adapter.manifest.capabilities:
             return {}
+        reports = await self._readable(place, point, connection)
+        numbers = {each.number for each in sought if each.number is not None}
+        with_numbers = [name for name, told in reports if any(number_of(receipt) in numbers for receipt in told)]
+        carried = await self._store.reports.carried(connection.integration_id, numbers if with_numbers else ())
+        own = await self._store.reports.own_names(connection.integration_id, with_numbers)
         found: dict[str, Receipt] = {}
+        for name, told in reports:
+            known = understood(told, carried, report_file=name if name in own else None)
+            found |= {receipt.key: receipt for receipt in known.receipts}
+        return found
+
+    async def _readable(self, place: Place, point: Point, connection: Connection) -> list[tuple[str, list[Receipt]]]:
+        """Gives reports with what they say, oldest first."""
+        found = []
         entries = sorted(await place.entries(point.acknowledged), key=lambda entry: (entry.changed, entry.name))
         fresh = 0
         for entry in entries:
@@ -52,7 +73,7 @@ class Reports:
                 fresh += 1
                 self._remember(known, await self._read(place, point, connection, entry.name))
             self._known.move_to_end(known)
-            found |= {receipt.key: receipt for receipt in self._known[known]}
+            found.append((entry.name, self._known[known]))
         return found
 
     async def _read(self, place: Place, point: Point, connection: Connection, name: str) -> list[Receipt]:

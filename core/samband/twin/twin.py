@@ -47,7 +47,7 @@ class Twin:
         self._adapter = adapter
         self._doors = doors
         self._max_bytes = max_bytes
-        self._reports = Reports(adapter)
+        self._reports = Reports(store, adapter)
 
     # ── out ──────────────────────────────────────────────────────────────────
 
@@ -156,7 +156,7 @@ class Twin:
             RetryableError: The drop point has to be looked at and cannot be now.
         """
         files = await self._store.files.carrying(connection.integration_id, [each.key for each in sought])
-        verdicts, told = await self._look(connection, files)
+        verdicts, told = await self._look(connection, files, sought)
         reported = [each.key for each in sought if each.key in told]
         if reported:
             await self._store.files.acknowledge(connection.integration_id, reported)
@@ -166,7 +166,7 @@ class Twin:
                 yield receipt
 
     async def _look(
-        self, connection: Connection, files: Sequence[FileFacts]
+        self, connection: Connection, files: Sequence[FileFacts], sought: Sequence[Sought]
     ) -> tuple[dict[str, str], dict[str, Receipt]]:
         """Gives file → where it is, and key → what a report says of it."""
         verdicts = {file.id: "delivered" if file.state in SENT_STATES else "not_delivered" for file in files}
@@ -180,7 +180,7 @@ class Twin:
             async with self._doors.opened(point, secret, **whose) as place:
                 for file in doubtful:
                     verdicts[file.id] = await self._judge(place, point, file)
-                return verdicts, await self._reports.told(place, point, connection)
+                return verdicts, await self._reports.told(place, point, connection, sought)
         except RetryableError as error:
             if doubtful:
                 raise

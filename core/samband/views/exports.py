@@ -10,11 +10,14 @@ from pydantic import Field
 from samband.views.shapes import RunView, View
 
 __all__ = [
+    "BatchFileView",
     "BatchView",
+    "DownloadView",
     "ExportItemView",
     "ExportPreviewView",
     "ExportView",
     "OverlapView",
+    "RefusalView",
     "RepeatView",
     "SkippedView",
     "VoucherSumView",
@@ -25,12 +28,22 @@ ItemState = Literal[
 ]
 
 
+class FormerAnswerView(View):
+    """What the other system said of an item before its last word."""
+
+    state: ItemState = Field(description="The state that the item was in by it.")
+    reference: str | None = None
+    at: dt.datetime
+    digest: str = Field(description="SHA-256 over all that was said.")
+
+
 class ExportItemView(View):
     """One claim on its way to one system."""
 
     key: str = Field(description="Our idempotency key: fixed before the first attempt, and known to the other system.")
     organization: str
     integration: str
+    type: str = Field(description="The integration's type: the plugin's name.")
     reimbursement: str
     version: int
     number: int = Field(description="Which export of the claim this is, counted from 1.")
@@ -44,12 +57,15 @@ class ExportItemView(View):
     period: str | None = Field(default=None, description="The month it is booked in, for instance 2026-03.")
     route: str | None = Field(default=None, description="The way it went; null for a plugin that has but one.")
     reference: str | None = Field(default=None, description="The other system's id for what was booked.")
-    code: str | None = None
+    code: str | None = Field(
+        default=None, description="Why it was rejected; of an accepted item: why it cannot be booked as it lies there."
+    )
     field: str | None = None
     message: str = Field(default="", description="The other system's own words.")
     reason: str = Field(default="", description="Why a person, or a correction, brought it into its state.")
     digest: str | None = Field(default=None, description="SHA-256 over all that the other system said of it last.")
     told: dict[str, str] = Field(default_factory=dict, description="What the other system said of it, kept as proof.")
+    former: list[FormerAnswerView] = Field(default_factory=list, description="Its earlier words, oldest first.")
     passed_over: dict[str, str] = Field(default_factory=dict, description="Ways it did not go, and why.")
     created_at: dt.datetime
     sent_at: dt.datetime | None = None
@@ -91,6 +107,19 @@ class ExportView(View):
     overlaps: list[OverlapView] = Field(default_factory=list, description="Warnings.")
 
 
+class RefusalView(View):
+    """What the other system said when it refused an earlier export of a claim."""
+
+    claim: str
+    key: str = Field(description="Of the item that was refused.")
+    number: int = Field(description="Which export of the claim it was, counted from 1.")
+    version: int = Field(description="The claim's version that was refused.")
+    is_changed: bool = Field(description="Whether the claim has been told differently since.")
+    code: str | None = None
+    field: str | None = None
+    message: str = Field(default="", description="The other system's own words.")
+
+
 class VoucherSumView(View):
     """What one claim would come to in the books."""
 
@@ -113,6 +142,9 @@ class ExportPreviewView(View):
     totals: dict[str, str] = Field(default_factory=dict, description="Currency → what the claims come to.")
     mapping_version: int | None = None
     vouchers: list[VoucherSumView] = Field(default_factory=list, description="The first 500; empty for plain claims.")
+    refused_before: list[RefusalView] = Field(
+        default_factory=list, description="Of the claims: those whose last export was refused, and with what words."
+    )
     overlaps: list[OverlapView] = Field(default_factory=list, description="Warnings.")
 
 
@@ -122,6 +154,27 @@ class RepeatView(View):
     reimbursement: str
     item: str = Field(description="Key of the new item.")
     run: RunView
+
+
+class DownloadView(View):
+    """One time that a file was fetched."""
+
+    at: dt.datetime
+    by: str = Field(description="Who, as the audit trail names them.")
+    profile: str = Field(description="What was fetched: machine, human or json.")
+
+
+class BatchFileView(View):
+    """A file that carried a batch, and who has fetched it."""
+
+    id: str
+    name: str
+    media_type: str
+    state: str = Field(description="See the list of files.")
+    downloads: int = Field(description="How often it was fetched.")
+    fetched: list[DownloadView] = Field(
+        default_factory=list, description="The last 20 times, newest first. The audit trail has them all."
+    )
 
 
 class BatchView(View):
@@ -142,6 +195,7 @@ class BatchView(View):
     period_first: str | None = Field(default=None, description="The earliest month that they are booked in.")
     period_last: str | None = Field(default=None, description="The latest one.")
     acknowledgements: list[str] = Field(default_factory=list, description="Ids of the files that carried them.")
+    files: list[BatchFileView] = Field(default_factory=list, description="These files, and who has fetched which when.")
     claims: list[str] = Field(description="Ids of the claims: all of one batch, in a listing the first 20.")
     error: str | None = Field(default=None, description="Code of what the run failed with.")
     created_at: dt.datetime

@@ -55,7 +55,10 @@ class AcknowledgementView(View):
     settled: int
     unchanged: int
     items: list[AcknowledgedView]
-    unknown: list[str] = Field(description="Keys in the report that no export of this integration has.")
+    unknown: list[str] = Field(
+        description="Keys in the report that no export of this integration has; and voucher numbers, of rows without a key, "
+        "that no export has which went out in the file that the report is about."
+    )
 
 
 class DropView(View):

@@ -10,6 +10,10 @@ from pydantic import Field
 from samband.views.shapes import View
 
 __all__ = [
+    "ChartEntryView",
+    "ChartPartView",
+    "ChartReadingView",
+    "ChartTroubleView",
     "MappingCheckView",
     "MappingDiffView",
     "MappingDifferenceView",
@@ -78,7 +82,7 @@ class MappingDiffView(View):
 class MappingGapView(View):
     """Something that the mapping has to say before these claims can go out."""
 
-    kind: Literal["expense_type", "rate"]
+    kind: Literal["expense_type", "lookup", "rate"]
     name: str
     claims: list[str]
     message: str
@@ -142,6 +146,45 @@ class ChartTroubleView(View):
     message: str
     failures: int = Field(description="How many readings have failed one after the other.")
     since: dt.datetime
+
+
+class ChartEntryView(View):
+    """Something that a mapping may refer to at the other side, or a period of its books."""
+
+    kind: Literal["account", "tax_rule", "dimension", "period"]
+    dimension: str | None = Field(
+        default=None, description="Of a dimension's value: the dimension's name in a mapping."
+    )
+    code: str | None = Field(default=None, description="What a mapping says; null for a period.")
+    name: str = ""
+    is_open: bool = Field(description="Whether anything may still be booked on it.")
+    first: dt.date | None = Field(default=None, description="Of a period: its first day.")
+    last: dt.date | None = Field(default=None, description="Of a period: its last day, included.")
+
+
+class ChartPartView(View):
+    """A part of the copy that is kept of the other side's accounts, tax rules, dimensions and periods."""
+
+    organization: str
+    type: str
+    read_at: dt.datetime = Field(description="When the copy was made.")
+    trouble: ChartTroubleView | None = Field(default=None, description="Why a later reading failed, if one did.")
+    unlisted: list[str] = Field(default=[], description="Lists that the other side does not tell.")
+    items: list[ChartEntryView]
+    next: str | None = Field(default=None, description="The after= of the following part; null at the end.")
+
+
+class ChartReadingView(View):
+    """What a reading has brought: how much there is of each kind, or why there is nothing new."""
+
+    organization: str
+    type: str
+    read_at: dt.datetime | None = Field(default=None, description="When the copy there is now was made; null if never.")
+    accounts: int | None = None
+    tax_rules: int | None = Field(default=None, description="Null when the other side does not list them.")
+    dimensions: dict[str, int] = Field(default={}, description="A dimension's name in a mapping → its values.")
+    periods: int | None = Field(default=None, description="Null when the other side does not list them.")
+    trouble: ChartTroubleView | None = Field(default=None, description="Why the reading failed; null when it did not.")
 
 
 class MappingCheckView(View):

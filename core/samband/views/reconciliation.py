@@ -45,13 +45,13 @@ class AccountView(View):
 
 
 class BookDifferenceView(View):
-    """One difference of one voucher line."""
+    """One difference of one voucher line, or of a whole voucher."""
 
     code: Code
     asks_for_a_person: bool = Field(description="False for what passes by itself, or was an accountant's deed.")
     key: str = Field(description="The item's key.")
-    line: int
-    account: str
+    line: int | None = Field(description="Null for what is about the whole voucher.")
+    account: str | None = Field(description="Null for what is about the whole voucher.")
     currency: str | None
     amount: str = Field(description="Its part of the account's difference; 0.00 when it has none (yet).")
     there: There = Field(description="How the other side has it.")
@@ -64,14 +64,19 @@ class BookDifferenceView(View):
     state: str | None = Field(default=None, description="Of our item; null when we have none.")
     date: dt.date | None = Field(default=None, description="The day it is booked on there.")
     reference: str | None = Field(default=None, description="The other side's own number of it.")
+    correction: str | None = Field(default=None, description="The correction that waits to be agreed to again.")
+    booked: str | None = Field(default=None, description="What the booking comes to that should have been taken back.")
+    approved: str | None = Field(default=None, description="What the claim of that booking comes to now.")
 
     @classmethod
     def of(cls, found: Explanation) -> BookDifferenceView:
         return cls(
-            code=found.code, asks_for_a_person=found.code not in NOTED, key=found.key, line=found.n,
+            code=found.code, asks_for_a_person=found.code not in NOTED, key=found.key, line=found.n or None,
             account=found.account, currency=found.currency, amount=money(found.amount), there=found.there,
             reimbursement=found.claim, voucher=found.number, purpose=found.purpose, state=found.state,
-            date=found.date, reference=found.reference,
+            date=found.date, reference=found.reference, correction=found.correction,
+            booked=None if found.booked is None else money(found.booked),
+            approved=None if found.approved is None else money(found.approved),
         )  # fmt: skip
 
 

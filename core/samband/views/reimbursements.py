@@ -13,6 +13,7 @@ __all__ = [
     "ClaimProblemView",
     "CorrectionState",
     "CorrectionView",
+    "FieldChangeView",
     "ReimbursementView",
     "TellingView",
     "TimelineEntryView",
@@ -23,6 +24,14 @@ __all__ = [
 
 ClaimStatus = Literal["draft", "submitted", "approved", "rejected", "withdrawn"]
 CorrectionState = Literal["proposed", "approved", "done", "dismissed"]
+
+
+class FieldChangeView(View):
+    """One field of a claim, as it is and as it would be; null stands for what is not there."""
+
+    field: str = Field(description="Dotted path, for instance lines.0.amount.")
+    before: Any = None
+    after: Any = None
 
 
 class CorrectionView(View):
@@ -38,8 +47,13 @@ class CorrectionView(View):
     reversal: str | None = Field(default=None, description="Key of the item that takes the booking back.")
     total: str = Field(description="Sum of the lines' amounts as they would be, as text with two decimals.")
     currency: str
+    total_before: str | None = Field(default=None, description="The sum as it is now; null once it is over.")
+    currency_before: str | None = Field(default=None, description="The currency as it is now; null once it is over.")
     values: dict[str, Any] = Field(description="The claim as it would be.")
     changed: list[str] = Field(description="Fields that differ from the claim as it is; empty once it is over.")
+    changes: list[FieldChangeView] = Field(
+        default_factory=list, description="The same in full: each single value that differs. Empty once it is over."
+    )
     reason: str = Field(default="", description="Given with the decision.")
     proposed_by: str
     decided_by: str | None = None
@@ -135,7 +149,7 @@ class TimelineView(View):
     reimbursement: str
     organization: str
     state: Literal[
-        "not_approved", "approved", "reserved", "sent", "accepted", "booked", "rejected", "uncertain", "reversing",
+        "not_approved", "approved", "reserved", "sent", "accepted", "stuck", "booked", "rejected", "uncertain", "reversing",
         "correction_proposed",
     ]  # fmt: skip
     summary: str = Field(description="Where the money is, in one sentence that stands alone.")

@@ -25,6 +25,7 @@ from samband import (
 )
 from samband.testing import serve
 from samband_xledger import plugin
+from samband_xledger.graphql import Xledger
 
 DAY = date(2026, 3, 1)
 
@@ -290,16 +291,38 @@ async def test_a_limit_gives_back_what_was_not_sent(link: Any, simulator: Any, l
     assert {} == await found(link, vouchers[2])
 
 
-async def test_what_the_import_job_refuses_is_rejected_in_its_words_until_it_is_posted(
+async def test_what_the_import_job_refuses_is_theirs_still_with_its_words_until_it_is_posted(
     link: Any, simulator: Any
 ) -> None:
+    one = voucher()
+    simulator.control("config", {"periods": {"2026-03": "closed"}})
+    receipt = (await sent(link, one))[one.key]
+    assert ("accepted", None) == (receipt.state, receipt.code)
+    simulator.control("job/run", {})
+    stuck = (await found(link, one, state="accepted", reference=receipt.reference))[one.key]
+    assert ("accepted", "ERROR", receipt.reference) == (stuck.state, stuck.code, stuck.reference)
+    assert "period" in stuck.message.lower()
+    assert "still in Xledger" in stuck.evidence
+    simulator.control("config", {"periods": {"2026-03": "open"}})
+    simulator.control("job/run", {})
+    mended = (await found(link, one, state="accepted", reference=receipt.reference, code=stuck.code))[one.key]
+    assert ("posted", None) == (mended.state, mended.code)
+
+
+async def test_what_the_import_job_refused_is_rejected_when_its_lines_are_removed(link: Any, simulator: Any) -> None:
     one = voucher(day=date(2010, 1, 1))
     receipt = (await sent(link, one))[one.key]
-    assert "accepted" == receipt.state
     simulator.control("job/run", {})
-    refused = (await found(link, one, state="accepted", reference=receipt.reference))[one.key]
-    assert ("rejected", True) == (refused.state, "period" in refused.message.lower())
-    assert "still in Xledger" in refused.evidence
+    stuck = (await found(link, one, state="accepted", reference=receipt.reference))[one.key]
+    ids = (receipt.reference or "").split(",")
+    removal = "mutation ($ids: [Int64String!]!) { removeGLImportItems(dbIds: $ids) { numAffected } }"
+    told = await Xledger(link.ctx).read(removal, {"ids": ids})
+    assert len(ids) == told["removeGLImportItems"]["numAffected"]
+    gone = (await found(link, one, state="accepted", reference=receipt.reference, code=stuck.code))[one.key]
+    assert ("rejected", "removed") == (gone.state, gone.code)
+    # Nothing is known to be wrong with one that is gone without a word: that is for a person.
+    silent = (await found(link, one, state="accepted", reference=receipt.reference))[one.key]
+    assert ("unknown", "vanished") == (silent.state, silent.code)
 
 
 async def test_an_accepted_voucher_that_is_gone_is_open_and_never_taken_for_unsent(link: Any, simulator: Any) -> None:
@@ -401,7 +424,7 @@ async def test_a_claim_whose_first_voucher_may_still_be_booked_is_not_sent_again
     simulator.control("config", {"periods": {"2026-03": "closed"}})
     await sent(link, first)
     simulator.control("job/run", {})
-    assert ["rejected"] == states(await found(link, first))
+    assert ["accepted"] == states(await found(link, first))
     assert "earlier_lines_left" == (await sent(link, second))[second.key].code
     # Somebody opens the period, and the job books what it had refused.
     simulator.control("config", {"periods": {"2026-03": "open"}})
@@ -438,6 +461,35 @@ async def test_a_claim_is_booked_anew_once_its_first_voucher_was_taken_back(
             simulator.control("job/run", {})
     simulator.control("job/run", {})
     assert keys(first, back, anew) == posted(simulator)
+
+
+async def test_a_booking_is_not_taken_back_twice(link: Any, simulator: Any) -> None:
+    first, back = voucher(1), replace(voucher(2), claim="claim-1", reverses=1001)
+    back = replace(back, lines=[replace(line, amount=-line.amount) for line in back.lines])
+    again = replace(back, key=f"{3:032x}", number=1003)
+    again = replace(again, lines=[replace(line, key=f"{again.key}-{line.n}") for line in back.lines])
+    await sent(link, first)
+    simulator.control("job/run", {})
+    assert ["accepted"] == states(await sent(link, back))
+    told = (await sent(link, again))[again.key]
+    assert ("rejected", "reversed_already", True) == (told.state, told.code, "1002" in told.message)
+    simulator.control("job/run", {})
+    assert "reversed_already" == (await sent(link, again))[again.key].code
+    assert keys(first, back) == posted(simulator)
+
+
+async def test_a_reversal_that_the_import_job_refused_is_not_followed_by_another(link: Any, simulator: Any) -> None:
+    first = voucher(1, day=date(2026, 2, 10))
+    back = replace(voucher(2), claim="claim-1", reverses=1001)
+    back = replace(back, lines=[replace(line, amount=-line.amount) for line in back.lines])
+    again = replace(back, key=f"{3:032x}", number=1003)
+    again = replace(again, lines=[replace(line, key=f"{again.key}-{line.n}") for line in back.lines])
+    await sent(link, first)
+    simulator.control("job/run", {})
+    simulator.control("config", {"periods": {"2026-03": "closed"}})
+    await sent(link, back)
+    simulator.control("job/run", {})
+    assert "earlier_lines_left" == (await sent(link, again))[again.key].code
 
 
 async def test_nothing_is_sent_while_it_cannot_be_told_what_is_there_already(link: Any, simulator: Any) -> None:

@@ -177,6 +177,14 @@ def test_the_human_file_opens_in_a_norwegian_spreadsheet() -> None:
     assert content.count(b"\r\n") == content.count(b"\n") == 3
 
 
+def test_each_line_names_the_version_of_the_mapping_it_was_made_with() -> None:
+    content = render(batch(voucher(1), voucher(2, mapping_version=7)), "human", settings()).content
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=";")
+    assert ["1", "1", "7", "7"] == [row["Konteringsversjon"] for row in rows]
+    columns = {**CsvLayout().columns, "Kontering": "mapping_version"}
+    assert "7" == machine(voucher(2, mapping_version=7), csv_layout={"columns": columns})[0]["Kontering"]
+
+
 # ── what comes back ──────────────────────────────────────────────────────────
 
 
@@ -225,6 +233,45 @@ def test_half_of_a_voucher_is_no_voucher_and_leaves_it_unknown(rows: tuple[tuple
     assert ("unknown", "file_contradiction") == (receipt.state, receipt.code)
 
 
+def bare(state: str, n: int = 1, *, file: str = "samband-1.gl.csv", number: Any = 4711, **more: str) -> tuple[Any, ...]:
+    """A row that has lost our text, and the key with it."""
+    return (file, number, n, state, more.get("transaction", ""), more.get("message", ""), "Reise, tog")
+
+
+def test_a_voucher_whose_text_is_lost_is_known_by_its_number_and_the_file_that_we_named() -> None:
+    receipts = acknowledge(
+        report(
+            bare("posted", 1, transaction="17"), bare("posted", 2, transaction="17"),
+            bare("rejected", number="00000008", file="/inn/samband-1.gl.csv", message="Period is closed."),
+            bare("posted", file="others.csv", transaction="9"), bare("posted", file="", transaction="9"),
+        )
+    )  # fmt: skip
+    assert [("4711", "posted", "17"), ("8", "rejected", None)] == [(r.key, r.state, r.reference) for r in receipts]
+    assert ["samband-1.gl.csv", "/inn/samband-1.gl.csv"] == [receipt.evidence["file"] for receipt in receipts]
+
+
+def test_a_report_in_just_the_columns_we_ask_for_settles_without_a_key() -> None:
+    row = ("samband-1.gl.csv", 4711, 1, "posted", "17", "")
+    assert [("4711", "posted")] == [(r.key, r.state) for r in acknowledge(report(row, columns=REPORT_COLUMNS))]
+
+
+def test_one_number_in_two_files_is_two_vouchers() -> None:
+    receipts = acknowledge(report(bare("posted", transaction="17"), bare("rejected", file="samband-2.gl.csv")))
+    assert [("4711", "samband-1.gl.csv"), ("4711", "samband-2.gl.csv")] == [
+        (r.key, r.evidence["file"]) for r in receipts
+    ]
+
+
+def test_half_of_a_voucher_that_lost_its_text_is_no_voucher() -> None:
+    (receipt,) = acknowledge(report(bare("posted", 1, transaction="17"), bare("rejected", 2)))
+    assert ("4711", "unknown") == (receipt.key, receipt.state)
+
+
+def test_a_line_that_lost_its_text_belongs_to_the_voucher_of_the_others() -> None:
+    (receipt,) = acknowledge(report(line("posted", 1, transaction="17"), bare("rejected", 2)))
+    assert (f"{4711:032x}", "unknown", "2") == (receipt.key, receipt.state, receipt.evidence["lines told of"])
+
+
 def test_a_report_without_rows_tells_of_nothing() -> None:
     assert [] == acknowledge(report())
 
@@ -237,7 +284,11 @@ def test_a_report_without_rows_tells_of_nothing() -> None:
         b"a;b\r\n1;2\r\n",
         report(line("posted"))[:-60],  # cut off
         report(("samband-1.gl.csv", 4711, 1, "gone", "", "", "x")),
-        report(("samband-1.gl.csv", 4711, 1, "posted", "17", "", "no key of ours")),
+        report(("somebody-1.csv", 4711, 1, "posted", "17", "", "no key of ours")),
+        report(("samband-1.gl.csv", "", "", "rejected", "", "The file cannot be read.", "")),
+        report(
+            ("samband-1.gl.csv", "0", 1, "posted", "17", "", ""), ("samband-1.gl.csv", "x1", 1, "posted", "17", "", "")
+        ),
         report(columns=(*REPORT_COLUMNS, "state")),
         b'file;voucher no;"line',
         b"x" * (17 * 1024 * 1024),

@@ -58,6 +58,17 @@ def test_a_delivery_that_is_theirs_asks_for_the_bookings() -> None:
     assert ("bookings", ()) == (trigger.stream, tuple(trigger.keys))
 
 
+@pytest.mark.parametrize("subject", ["transactions", "journalHeaders", "whatever"])
+def test_what_was_subscribed_to_at_xledger_makes_no_difference(subject: str) -> None:
+    (trigger,) = triggers_of(delivery(BODY.replace(b"transactions", subject.encode())))
+    assert ("bookings", ()) == (trigger.stream, tuple(trigger.keys))
+
+
+def test_the_same_version_of_two_subjects_is_two_deliveries() -> None:
+    other = triggers_of(delivery(BODY.replace(b"transactions", b"journalHeaders")))[0].delivery_id
+    assert other != triggers_of(delivery())[0].delivery_id
+
+
 def test_a_replay_has_the_same_id_and_another_delivery_another() -> None:
     again = triggers_of(delivery(age=timedelta(minutes=1)))[0].delivery_id
     other = triggers_of(delivery(BODY.replace(b"v2", b"v3")))[0].delivery_id

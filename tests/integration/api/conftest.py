@@ -13,10 +13,8 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-import samband
 from samband.api import create_app
-from samband.api.openapi import openapi_document
-from samband.api.routes import ENDPOINTS
+from samband.api.routes.operations import OPENAPI_DOCUMENT
 from samband.errors import AlreadyRunningError, ConflictError, FieldProblem, InvalidError, NotFoundError
 from samband.views import (
     ChangesPage,
@@ -359,14 +357,14 @@ async def service() -> FakeService:
 @pytest.fixture
 async def client(service: FakeService) -> AsyncIterator[TestClient[web.Request, web.Application]]:
     """A client of the API. Afterwards every answer it got must be one the OpenAPI document promises."""
-    document = openapi_document(ENDPOINTS, samband.__version__)
+    app = create_app(service.areas, max_body_bytes=2_000, request_timeout_s=0.3)  # type: ignore[arg-type]
+    document = json.loads(app[OPENAPI_DOCUMENT])
     surprises: list[str] = []
 
     async def compare(request: web.Request, response: web.StreamResponse) -> None:
         if (surprise := undocumented(document, request, response)) is not None:
             surprises.append(surprise)
 
-    app = create_app(service.areas, max_body_bytes=2_000, request_timeout_s=0.3)  # type: ignore[arg-type]
     app.on_response_prepare.append(compare)
     async with TestClient(TestServer(app)) as opened:
         yield opened

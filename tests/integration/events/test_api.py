@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,11 +12,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from standardwebhooks import Webhook
 
-import samband
 from samband.access import ALL_VERBS
 from samband.api import create_app
-from samband.api.openapi import openapi_document
-from samband.api.routes import ENDPOINTS
+from samband.api.routes.operations import OPENAPI_DOCUMENT
 from samband.eventtypes import EVENT_TYPES
 from samband.service import Service
 from samband.store import Store
@@ -37,10 +36,10 @@ def database_url(tmp_path: Any) -> str:
 @pytest.fixture
 async def ask(service: Service) -> AsyncIterator[Ask]:
     """Sends a request with a key that may do everything; every answer has to be a documented one."""
-    promised = openapi_document(ENDPOINTS, samband.__version__)["paths"]
     key = await service.create_key("test", verbs=sorted(ALL_VERBS), organizations=None)
     reader = await service.create_key("reader", verbs=["read"], organizations=["hlf"])
     app = create_app(service)
+    promised = json.loads(app[OPENAPI_DOCUMENT])["paths"]
     async with TestClient(TestServer(app)) as client:
 
         async def send(method: str, path: str, *, as_reader: bool = False, **options: Any) -> tuple[int, Any, Any]:

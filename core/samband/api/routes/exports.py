@@ -146,6 +146,7 @@ async def preview_export(call: Call, org: OrgId, body: ExportIn | None = None) -
         "reimbursement_not_found",
         "not_exported",
         "still_sending",
+        "lies_there_still",
         "not_approved",
         "correction_under_way",
     ),
@@ -181,10 +182,13 @@ async def list_export_items(
     "POST",
     _EXPORTS + "/{key}/resolve",
     verb="configure",
-    problems=("export_not_found", "not_uncertain", "still_sending"),
+    problems=("export_not_found", "not_uncertain", "still_sending", "already_exported"),
 )
 async def resolve_export(call: Call, org: OrgId, key: ItemKey, body: ResolveIn) -> ExportItemView:
-    """Settles an item whose fate nobody knows by a person's word. Look into the other system's books first."""
+    """Settles an item whose fate nobody knows by a person's word. Look into the other system's books first.
+
+    One that was accepted, or rejected, can be settled as booked, with the number it is booked under.
+    """
     return await call.service.exports.resolve(
         org, key, outcome=body.outcome, reference=body.reference, reason=body.reason
     )

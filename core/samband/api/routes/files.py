@@ -27,8 +27,11 @@ _NO_REVISION = -1
 
 FileId = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="The file's id.")]
 Profile = Annotated[
-    Literal["machine", "human"],
-    Field(description="machine: the very bytes that are kept · human: the same vouchers as a sheet for a spreadsheet."),
+    Literal["machine", "human", "json"],
+    Field(
+        description="machine: the very bytes that are kept · human: the same vouchers as a sheet for a spreadsheet · json: "
+        "the manifest, and the same vouchers with their lines, made by the host for any plugin's file."
+    ),
 ]
 ReportName = Annotated[
     str,
@@ -105,6 +108,7 @@ async def acknowledge_export(call: Call, org: OrgId, type: PluginName, name: Rep
     """Settles claims by the other system's report of a file it took in. The body is the report, byte for byte.
 
     At most 1 MiB. The same report again changes nothing. What was refused or taken back is never moved back by a report.
+    Rows that have lost the key are known by their voucher's number, of vouchers in the file that they name.
     """
     return await call.service.files.acknowledge(org, type, name, call.content)
 

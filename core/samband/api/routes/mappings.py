@@ -10,10 +10,14 @@ from pydantic import ConfigDict, Field
 from samband.api.answers import Answer, Listing
 from samband.api.endpoints import Call, Endpoints
 from samband.api.parameters import Cursor, IfMatch, Input, Limit, OrgId, PluginName
+from samband.api.problems import SEALED
+from samband.rules.chartlisting import ChartKind
 from samband.rules.claims import CLAIM_ID
 from samband.rules.mapping import Day, MappingBody
 from samband.service.mappings import MAX_PREVIEWED
 from samband.views.mappings import (
+    ChartPartView,
+    ChartReadingView,
     MappingCheckView,
     MappingDiffView,
     MappingPreviewView,
@@ -24,14 +28,24 @@ from samband.views.mappings import (
 endpoints = Endpoints("Mappings")
 
 _ONE = "/v1/organizations/{org}/integrations/{type}/mapping"
+_CHART = "/v1/organizations/{org}/integrations/{type}/chart"
 _ETAG = {"ETag": "The newest version; send it as If-Match with the next edit."}
 _GONE = ("integration_not_found", "mapping_not_found")
+_READING = ("chart_unsupported", "credentials_missing", "unknown_plugin", "plugin_failed")
 _NO_SUCH = ("integration_not_found", "mapping_version_not_found")
 _VERSION = re.compile(r'"([0-9]{1,9})"')
 _NO_VERSION = -1
 
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Note = Annotated[str, Field(max_length=400, pattern=r"^[^\x00-\x1f\x7f]*$", description="Why, for people.")]
+Search = Annotated[
+    str,
+    Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="Only what has this in its code, name or days."),
+]
+# Longer than other positions: a dimension's name and a code are in it.
+ChartCursor = Annotated[
+    str, Field(pattern="^[A-Za-z0-9_-]{1,1200}$", description="Goes on after this: the next of the part before.")
+]
 From = Annotated[Day, Field(strict=False, description="The first day it is in force; null for at once.")]
 _EXAMPLE: dict[str, Any] = {
     "payee": {"strategy": "employee", "account": "2910", "code": "{payee.id}"},
@@ -157,7 +171,7 @@ async def preview_mapping(
 
 @endpoints.add(
     "GET", _ONE + "/check", verb="read",
-    problems=(*_GONE, "chart_unsupported", "credentials_missing", "unknown_plugin"),
+    problems=(*_GONE, *_READING, *SEALED),
 )  # fmt: skip
 async def check_mapping(call: Call, org: OrgId, type: PluginName, refresh: bool = False) -> MappingCheckView:
     """Tells what of the mapping does not hold at the other side: accounts, dimensions, tax rules, periods.
@@ -165,6 +179,32 @@ async def check_mapping(call: Call, org: OrgId, type: PluginName, refresh: bool 
     By the copy that is made every day; with refresh=true they are read now. Trouble there is an answer, not a problem.
     """
     return await call.service.mappings.check(org, type, refresh=refresh)
+
+
+@endpoints.add("GET", _CHART, verb="read", problems=("integration_not_found", "chart_not_read", "chart_unsupported"))
+async def get_chart(
+    call: Call,
+    org: OrgId,
+    type: PluginName,
+    kind: ChartKind | None = None,
+    q: Search = "",
+    after: ChartCursor | None = None,
+    limit: Limit = 100,
+) -> ChartPartView:
+    """Lists what a mapping may refer to at the other side: accounts, tax rules, dimensions' values, and its periods.
+
+    From the copy that is made every day, by kind, dimension and code; read_at tells when that was.
+    """
+    return await call.service.charts.part(org, type, kind=kind, search=q, after=after, limit=limit)
+
+
+@endpoints.add("POST", _CHART + "/refresh", verb="configure", problems=("integration_not_found", *_READING))
+async def refresh_chart(call: Call, org: OrgId, type: PluginName) -> ChartReadingView:
+    """Reads what a mapping may refer to at the other side now, with or without a mapping.
+
+    Trouble there is an answer, not a problem; what was read before stays.
+    """
+    return await call.service.charts.refresh(org, type)
 
 
 def _tagged(mapping: MappingView) -> Answer[MappingView]:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from samband.api.answers import Answer, Listing
 from samband.api.endpoints import Call, Endpoints
 from samband.api.parameters import ClaimId, Cursor, IfMatch, Input, Limit, OrgId, RunId
-from samband.kinds import Currency, Payee, ReimbursementLine
+from samband.kinds import Currency, Dimensions, Payee, ReimbursementLine
 from samband.rules.claims import MAX_AT_ONCE
 from samband.views.reimbursements import (
     CorrectionState,
@@ -38,6 +38,7 @@ _EXAMPLE: dict[str, Any] = {
     "status": "approved",
     "approved_by": "Ola Nordmann",
     "approved_on": "2026-03-02",
+    "dimensions": {"activity": "likeperson-oslo"},
     "lines": [
         {
             "expense_type": "mileage", "date": "2026-03-01", "kilometres": "35.2", "rate": "5.30", "toll": "42.00",
@@ -60,6 +61,10 @@ class ReimbursementIn(Input):
     text: Annotated[str, Field(max_length=400)] | None = None
     approved_by: Annotated[str, Field(max_length=400)] | None = None
     approved_on: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] | None = None
+    dimensions: Annotated[
+        Dimensions | None,
+        Field(description="What it belongs to: a name of your own → your code. A line's own stand before these."),
+    ] = None
 
 
 class ReimbursementsIn(Input):
@@ -190,12 +195,15 @@ async def get_correction(call: Call, org: OrgId, id: CorrectionId) -> Correction
         "correction_under_way",
         "already_exported",
         "reversal_unsupported",
+        "period_closed",
     ),
 )
 async def approve_correction(call: Call, org: OrgId, id: CorrectionId, body: ApproveIn | None = None) -> CorrectionView:
     """Agrees to a correction: the claim takes the change, and the reversal of its booking goes out once that is booked.
 
-    Agreeing again to one whose reversal was refused, or never sent, reserves another reversal.
+    Agreeing again to one whose reversal was refused, or never sent, reserves another reversal. The reversal bears the day
+    it is agreed on; when that day's period is closed in the books, the mapping says whether it bears the first day of the
+    next open one, or whether agreeing is refused with period_closed.
     """
     reason = "" if body is None else body.reason
     return await call.service.reimbursements.approve_correction(org, id, reason=reason)

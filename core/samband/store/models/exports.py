@@ -191,6 +191,17 @@ class KeptFile(Table, table=True):
     acknowledged_at: dt.datetime | None = instant(nullable=True)
 
 
+class KeptFileItem(Table, table=True):
+    """An item that a kept file carries, to be found by its key; their order is in the file's ``keys``."""
+
+    __tablename__ = "kept_file_item"
+    __table_args__ = (sa.Index("ix_kept_file_item_file", "file_id"),)
+
+    key: str = text(primary_key=True, length=40)
+    file_id: str = Field(primary_key=True, foreign_key="kept_file.id", ondelete="CASCADE")
+    organization_id: str = Field(foreign_key="organization.id", nullable=False)
+
+
 class DropPoint(Table, table=True):
     """Where an integration's files go. ``secret`` is sealed and never read back; ``hint`` is its last four characters."""
 

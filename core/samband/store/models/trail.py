@@ -24,6 +24,14 @@ class AuditEntry(Table, table=True):
     """Who did what, chained by hash to the entry before. The database refuses to change or remove one."""
 
     __tablename__ = "audit_entry"
+    __table_args__ = (
+        # Of the deeds that somebody asks for by their subject again and again: who has fetched a file.
+        sa.Index(
+            "ix_audit_entry_download", "organization_id", "subject",
+            sqlite_where=sa.text("action = 'export_file.downloaded'"),
+            postgresql_where=sa.text("action = 'export_file.downloaded'"),
+        ),
+    )  # fmt: skip
 
     organization_id: str = text(primary_key=True, length=63)
     seq: int = Field(sa_type=sa.BigInteger, primary_key=True)

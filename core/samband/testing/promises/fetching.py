@@ -12,8 +12,9 @@ import pytest
 from samband.contract import Manifest, Record, Selection
 from samband.errors import PluginError, RejectedError
 from samband.testing.counterpart import Counterpart
-from samband.testing.driver import PluginDriver, ReadResult
+from samband.testing.driver import PluginDriver
 from samband.testing.promises.wording import broken
+from samband.testing.results import ReadResult
 
 __all__ = ["Fetches"]
 

@@ -14,9 +14,10 @@ from samband.contract import Manifest, Record
 from samband.errors import PluginError, RejectedError
 from samband.kinds import Kind, field_problems
 from samband.testing.counterpart import Counterpart
-from samband.testing.driver import PluginDriver, ReadResult
+from samband.testing.driver import PluginDriver
 from samband.testing.promises.declarations import known_kinds
 from samband.testing.promises.wording import broken
+from samband.testing.results import ReadResult
 
 __all__ = ["Reads"]
 

@@ -18,12 +18,13 @@ from samband.contract import Manifest
 from samband.errors import AdapterError
 from samband.testing import faults
 from samband.testing.counterpart import Counterpart
-from samband.testing.driver import PluginDriver, ReadResult
+from samband.testing.driver import PluginDriver
 from samband.testing.loopback import serve
 from samband.testing.promises.access import spoilt_credentials
 from samband.testing.promises.declarations import secrets_in
 from samband.testing.promises.wording import broken
 from samband.testing.proxy import FaultProxy
+from samband.testing.results import ReadResult
 
 __all__ = ["Safety"]
 

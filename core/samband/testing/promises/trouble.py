@@ -21,12 +21,13 @@ from samband.errors import (
     UnavailableError,
 )
 from samband.testing import faults
-from samband.testing.driver import PluginDriver, ReadResult
+from samband.testing.driver import PluginDriver
 from samband.testing.faults import Fault
 from samband.testing.promises.wording import broken
 from samband.testing.proxy import FaultProxy
+from samband.testing.results import ReadResult
 
-__all__ = ["CASES", "Case", "Trouble"]
+__all__ = ["CASES", "Case", "Trouble", "injected"]
 
 _SYNC = "samband.hookspecs.Hooks.sync"
 _ERRORS = "samband.errors"
@@ -148,7 +149,7 @@ def _check_rate_limit(error: Exception, stream: str, form: str, wait_s: int) -> 
 
 async def _check_trouble(driver: PluginDriver, proxy: FaultProxy, stream: str, case: Case, *, at: int) -> None:
     result = ReadResult()
-    with _injected(driver, proxy, case, at=at):
+    with injected(driver, proxy, case, at=at):
         error = await driver.attempt(stream, into=result)
     _check_error(error, result, stream, case)
     error = await driver.attempt(stream, into=ReadResult())
@@ -160,7 +161,8 @@ async def _check_trouble(driver: PluginDriver, proxy: FaultProxy, stream: str, c
 
 
 @contextmanager
-def _injected(driver: PluginDriver, proxy: FaultProxy, case: Case, *, at: int) -> Iterator[None]:
+def injected(driver: PluginDriver, proxy: FaultProxy, case: Case, *, at: int) -> Iterator[None]:
+    """Has a case happen from the ``at``-th call for data on, and lets time pass afterwards."""
     driver.time_limit_s = _HURRY_S if case.is_slow else None
     try:
         with proxy.refusing() if case.fault is None else proxy.fault(case.fault, at=at, where=driver.is_data_call):

@@ -52,7 +52,8 @@ class Earlier:
 async def find_earlier(ctx: Context, wire: Xledger, vouchers: Sequence[Voucher]) -> Earlier:
     """Looks for the vouchers' claims.
 
-    A voucher that takes another one back is never refused. What was booked and taken back again does not count.
+    What was booked and taken back again does not count. A voucher that takes another one back is refused when nothing is left
+    that it could take back.
 
     Raises:
         RetryableError: It cannot be told; nothing has been sent.
@@ -72,7 +73,7 @@ async def find_earlier(ctx: Context, wire: Xledger, vouchers: Sequence[Voucher])
         by_claim = _by_claim(rows["staged"], rows["posted"])
         for voucher in part:
             lines = by_claim.get(claim_mark(voucher.claim), ())
-            problem = _problem(voucher, lines, refused) if voucher.reverses is None else None
+            problem = _problem(voucher, lines, refused)
             if any(_is_of(row, voucher) for row in lines):
                 there.add(voucher.key)
             elif problem is not None:
@@ -111,12 +112,24 @@ def _problem(voucher: Voucher, rows: Sequence[Row], refused: Mapping[str, Sequen
         amount = read_line(row).amount
         is_readable = is_readable and amount is not None
         sums[to_text(account.get("code")) if isinstance(account, Mapping) else None] += amount or Decimal()
-    if is_readable and not any(sums.values()):
+    is_balanced = is_readable and not any(sums.values())
+    if voucher.reverses is not None:
+        return _nothing_left(numbers) if is_balanced else None
+    if is_balanced:
         return None
     return RejectedError(
         f"Xledger has another voucher of this claim ({numbers or 'without a number'}), and nothing that takes it back.",
         code="booked_already",
-        hint="Take it back first. If that was done by hand in Xledger, send the claim by file.",
+        hint="Take it back first, with a voucher that names the claim in the same place.",
+    )
+
+
+def _nothing_left(numbers: str) -> RejectedError:
+    return RejectedError(
+        f"What this takes back has been taken back already, or is about to be ({numbers or 'without a number'}).",
+        code="reversed_already",
+        hint="Look at the claim's vouchers in Xledger; when one of them takes the booking back, resolve this item as booked"
+        " under its number.",
     )
 
 

@@ -10,9 +10,9 @@ Text ends in ``bilag <number> <line key>``. What the layout has no column for, s
 out: map it to a posting, or add a column to the layout in the settings.
 
 Report, as we read it: header row `file;voucher no;line;state;transaction number;message` and more, UTF-8, `;`, a row a line;
-state is accepted, posted or rejected. Receipts need the item's key and not the voucher's number, so each row must give back
-the line's text (a column ``text``, or whatever cell it stands in), at whose end the key is. Xledger's own report is not
-public: another layout of it needs another reader here.
+state is accepted, posted or rejected. A row that gives back the line's text (a column ``text``, or whatever cell it stands in)
+has our key at the end of it. One that has lost it is known by file and voucher number, provided that the file is named as we
+name ours. Xledger's own report is not public: another layout of it needs another reader here.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ REPORT_COLUMNS: Final = ("file", "voucher no", "line", "state", "transaction num
 _MOST_REPORT: Final = 16 * 1024 * 1024
 _STATES: Final = ("rejected", "accepted", "posted")
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
+_NUMBER: Final = re.compile(r"0*([1-9][0-9]{0,7})")
+_OWN_FILE: Final = re.compile(r"(?:.*[\\/])?samband-[0-9A-Za-z._-]+\.csv")
 
 
 def render(batch: Batch, profile: str, settings: XledgerSettings) -> ExportFile:
@@ -101,6 +103,7 @@ def _human(vouchers: Sequence[Voucher], settings: XledgerSettings) -> bytes:
         Column(name="quantity", heading="Kilometer", kind="decimal"),
         Column(name="claim", heading="Krav"),
         Column(name="reverses", heading="Tilbakefører bilag", kind="whole"),
+        Column(name="mapping_version", heading="Konteringsversjon", kind="whole"),
         Column(name="key", heading="Nøkkel"),
     ]
     return write_human(columns, (row for voucher in vouchers for row in _human_rows(voucher, settings.voucher_type)))
@@ -116,7 +119,7 @@ def _human_rows(voucher: Voucher, voucher_type: str) -> Iterator[dict[str, Any]]
             "text": line.text, "tax_rule": line.tax_rule, "amount": line.amount, "currency": voucher.currency,
             "payee_code": payee and payee.code, "payee_name": payee and payee.name,
             "bank_account": payee and payee.bank_account, "quantity": line.quantity, "claim": voucher.claim,
-            "reverses": voucher.reverses, "key": line.key,
+            "reverses": voucher.reverses, "mapping_version": voucher.mapping_version, "key": line.key,
         }  # fmt: skip
 
 
@@ -127,20 +130,45 @@ def acknowledge(content: bytes) -> list[Receipt]:
     """Gives a receipt for each of our items that the report tells of, in its order.
 
     An item is posted when all of its lines are, under one number; one whose lines had different fates is ``unknown`` and
-    says so, because half of a voucher is no voucher. Rows without a key of ours are others' and left out.
+    says so, because half of a voucher is no voucher. A voucher of which no row gives back a key has its number for one, and
+    the name of its file in the evidence. Rows with neither a key of ours nor a file of ours are others' and left out.
 
     Raises:
         RemoteError: It is no such report, or none of its rows can be recognised as ours.
     """
     rows = _report_rows(content)
-    found: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    keys = _keys_by_number(rows)
+    found: dict[tuple[str, str], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
-        place = split_key(_line_key_of(row))
-        if place is not None and _KEY.fullmatch(place[0]):
-            found[place[0]].append(row)
+        file, number = _place_of(row)
+        if key := _key_of(row) or keys.get((file, number)):
+            found[key, ""].append(row)
+        elif number and _OWN_FILE.fullmatch(file):
+            found[number, file].append(row)
     if rows and not found:
-        raise _no_report("none of its rows gives back a text with a key of ours at its end")
-    return [_receipt(key, told) for key, told in found.items()]
+        raise _no_report(
+            "none of its rows gives back a key of ours, or a voucher number with a file named as we name ours"
+        )
+    return [_receipt(key, told) for (key, _), told in found.items()]
+
+
+def _keys_by_number(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], str]:
+    """Gives file and voucher number → key, for lines that have lost their text beside others of their voucher that have not."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        if (key := _key_of(row)) and all(_place_of(row)):
+            found[_place_of(row)].add(key)
+    return {place: keys.pop() for place, keys in found.items() if len(keys) == 1}
+
+
+def _place_of(row: Mapping[str, str]) -> tuple[str, str]:
+    number = _NUMBER.fullmatch(row["voucher no"])
+    return row["file"], number[1] if number else ""
+
+
+def _key_of(row: Mapping[str, str]) -> str:
+    place = split_key(_line_key_of(row))
+    return place[0] if place is not None and _KEY.fullmatch(place[0]) else ""
 
 
 def _line_key_of(row: Mapping[str, str]) -> str:

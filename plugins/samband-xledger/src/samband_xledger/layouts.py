@@ -24,7 +24,7 @@ __all__ = ["CsvLayout", "Fact", "XmlLayout", "facts_of", "line_key_in", "refuse_
 Fact = Literal[
     "entity", "voucher_type", "voucher_no", "fiscal_year", "voucher_date", "account", "posting_1", "posting_2",
     "posting_3", "posting_4", "posting_5", "project", "xgl", "subledger_no", "invoice_no", "text", "tax_rule", "amount",
-    "ext_identifier",
+    "ext_identifier", "mapping_version",
 ]  # fmt: skip
 """What can be said of a line, by a name of ours."""
 
@@ -148,6 +148,7 @@ def facts_of(
         "amount": f"{line.amount + 0:.2f}",
         "invoice_no": str(voucher.number),
         "ext_identifier": line.key,
+        "mapping_version": str(voucher.mapping_version),
         **_dimensions(line, fields),
     }
     if line.tax_rule is not None:
@@ -167,7 +168,7 @@ def refuse_unsaid(said: Mapping[Fact, str], sayable: Collection[Fact | None], li
     Raises:
         RejectedError: Names the field.
     """
-    may_be_lost = {"entity", "fiscal_year", "voucher_type", "invoice_no", "ext_identifier"}
+    may_be_lost = {"entity", "fiscal_year", "voucher_type", "invoice_no", "ext_identifier", "mapping_version"}
     lost = sorted(said.keys() - set(sayable) - may_be_lost)
     if lost:
         raise RejectedError(

@@ -101,9 +101,6 @@ class XledgerSettings(SettingsModel):
         title="Read bookings",
         description="Reads everything that is posted as the stream of bookings; the token then needs the right to Transaction.",
     )
-    webhook_subject: Literal["transactions", "journalHeaders"] = Field(
-        default="transactions", title="Webhook subject", description="What the subscription at Xledger delivers."
-    )
     graphql_url: str | None = Field(
         default=None, title="GraphQL address", description="Only where it is not the vendor's own."
     )

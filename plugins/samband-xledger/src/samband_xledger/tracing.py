@@ -23,7 +23,8 @@ _PROBED: Final = 12
 """Lines of each voucher that are asked for at first; vouchers that have so many are asked about again."""
 
 _MOST_LINES: Final = 500
-_BY_FILE: Final = frozenset({"soap", "file", "download"})
+_LOADED_BY_HAND: Final = frozenset({"file", "download"})
+_BY_FILE: Final = frozenset({"soap", *_LOADED_BY_HAND})
 _CUT: Final = re.compile(r"\(([0-9]{1,3}) lines\)$")
 
 
@@ -111,10 +112,10 @@ class _Trace:
                 return Receipt(key=one.key, state="posted", reference=", ".join(numbers)[:400], evidence=evidence)
         if not posted and _is_whole(staged, one):
             errors = [error for lines in staged.values() for line in lines for error in self.errors.get(line.id, ())]
-            if errors:
-                return _refused(one, errors, evidence)
             ids = ",".join(line.id for _, lines in sorted(staged.items()) for line in lines)
             reference = one.reference or (ids if len(ids) <= 400 else None)
+            if errors:
+                return _refused(one, errors, reference, evidence)
             return Receipt(key=one.key, state="accepted", reference=reference, evidence=evidence)
         return Receipt(
             key=one.key,
@@ -172,7 +173,15 @@ def _nameless(one: Sought, evidence: dict[str, str]) -> Receipt:
 
 def _absent(one: Sought, ctx: Context, evidence: dict[str, str]) -> Receipt | None:
     settings: XledgerSettings = ctx.settings
-    if one.state == "accepted":
+    if one.state == "accepted" and one.code is not None:
+        return Receipt(
+            key=one.key,
+            state="rejected",
+            code="removed",
+            message="Xledger's import could not book it, and its lines have been removed there.",
+            evidence=evidence,
+        )
+    if one.state == "accepted" and one.route not in _LOADED_BY_HAND:
         ctx.log.warning("accepted_voucher_gone", key=one.key, number=one.number)
         return Receipt(
             key=one.key,
@@ -193,20 +202,22 @@ def _absent(one: Sought, ctx: Context, evidence: dict[str, str]) -> Receipt | No
     return None
 
 
-def _refused(one: Sought, errors: Sequence[Row], evidence: dict[str, str]) -> Receipt:
+def _refused(one: Sought, errors: Sequence[Row], reference: str | None, evidence: dict[str, str]) -> Receipt:
+    """Gives what the import job said of lines that it keeps: it takes them up again as soon as they are mended."""
     said = list(dict.fromkeys(to_text(error.get("message")) or "" for error in errors))
     first = said[0]
     field = first.partition(":")[0].strip() if ":" in first and " " not in first.partition(":")[0] else None
     level = errors[0].get("errorLevel")
     return Receipt(
         key=one.key,
-        state="rejected",
+        state="accepted",
+        reference=reference,
         code=(to_text(level.get("code")) if isinstance(level, Mapping) else None) or "import_refused",
         field=field,
         message="\n".join(text for text in said[:5] if text) or "Xledger's import job refused it without a word.",
         evidence=evidence
         | {
-            "still in Xledger": "yes: the lines lie in its import list, and have to be removed there before it is sent again"
+            "still in Xledger": "yes: the lines lie in its import list, and are booked as soon as they are mended there"
         },
     )
 
