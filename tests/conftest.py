@@ -59,6 +59,7 @@ def postgres_url() -> Iterator[str]:
     for statement in (
         "ALTER SYSTEM SET fsync = off",
         "ALTER SYSTEM SET full_page_writes = off",
+        "ALTER SYSTEM SET synchronous_commit = off",
         "SELECT pg_reload_conf()",
     ):
         asyncio.run(_admin(server.get_uri(), statement))

@@ -40,9 +40,11 @@ class Simulator:
 
     process: subprocess.Popen[str]
     line: dict[str, Any]
+    was_set_otherwise: bool = False
 
     def control(self, door: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Speaks to the control door; without a body it asks."""
+        self.was_set_otherwise |= body is not None and door not in ("touch", "reset")
         request = urllib.request.Request(
             f"{self.line['control_url']}/{door}",
             data=None if body is None else json.dumps(body).encode(),
@@ -54,22 +56,37 @@ class Simulator:
         except urllib.error.HTTPError as refusal:
             raise AssertionError(f"{door}: {refusal.status} {refusal.read().decode()}") from None
 
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
-@contextlib.contextmanager
-def simulator_process(*arguments: str) -> Iterator[Simulator]:
-    """Starts the Dynamics simulator and ends it."""
+
+def started_simulator(*arguments: str) -> Simulator:
+    """Starts the Dynamics simulator."""
     process = subprocess.Popen(
         [sys.executable, "-m", "samband_dynamics365.simulator", "--die-with-parent", *arguments],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    assert process.stdout is not None
+    simulator = Simulator(process, {})
     try:
-        assert process.stdout is not None
-        yield Simulator(process, json.loads(process.stdout.readline()))
+        simulator.line = json.loads(process.stdout.readline())
+    except ValueError:
+        simulator.end()
+        raise
+    return simulator
+
+
+@contextlib.contextmanager
+def simulator_process(*arguments: str) -> Iterator[Simulator]:
+    """Starts the Dynamics simulator and ends it."""
+    simulator = started_simulator(*arguments)
+    try:
+        yield simulator
     finally:
-        process.terminate()
-        process.wait(10)
-        assert process.stdout is not None
-        process.stdout.close()
+        simulator.end()
 
 
 @dataclass
@@ -149,11 +166,30 @@ async def queue_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
         await server.stop()
 
 
+@pytest.fixture(scope="session")
+def idle_simulators() -> Iterator[list[Simulator]]:
+    """Simulators that a test is done with: to start one takes as long as many a test."""
+    idle: list[Simulator] = []
+    yield idle
+    for simulator in idle:
+        simulator.end()
+
+
 @pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """A simulator with a small membership."""
-    with simulator_process("--members", "300", "--memberships", "300") as running:
+def simulator(idle_simulators: list[Simulator]) -> Iterator[Simulator]:
+    """A simulator with a small membership, as it is at its start."""
+    size = {"members": 300, "memberships": 300}
+    words = (f"--{name}={number}" for name, number in size.items())
+    running = idle_simulators.pop() if idle_simulators else started_simulator(*words)
+    try:
         yield running
+    finally:
+        # What was told of changes, or has an answer held back, would reach into the next test.
+        if running.was_set_otherwise or running.process.poll() is not None:
+            running.end()
+        else:
+            running.control("reset", size)
+            idle_simulators.append(running)
 
 
 @pytest.fixture

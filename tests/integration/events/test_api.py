@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,9 +30,9 @@ Ask = Callable[..., Awaitable[tuple[int, Any, Any]]]
 
 
 @pytest.fixture
-def database_url(tmp_path: Any) -> str:
+def database_url(tmp_path: Path, migrated_file: Path) -> str:
     """One database is enough here: what SQL does differently is tried elsewhere."""
-    return f"sqlite:///{tmp_path / 'samband.db'}"
+    return f"sqlite:///{shutil.copyfile(migrated_file, tmp_path / 'samband.db')}"
 
 
 @pytest.fixture
