@@ -33,6 +33,8 @@ from .conftest import Hosts
 ORG, PLUGIN, PERIOD = "nbf", "xledger", "2026-03"
 ROUTES = ("graphql", "soap", "file")
 PATIENCE_S = 240.0
+NOT_REACHABLE = 5
+"""A worker's exit code when its database is away at its start."""
 LINE_KEY = re.compile(r"\b([0-9a-f]{32})-([0-9]+)\b")
 MAPPING = {
     "payee": {"strategy": "liability", "account": "2990"},
@@ -212,6 +214,7 @@ class Battle:
         while (open_ := await self._open()) and time.monotonic() < deadline:
             if open_.get("free"):
                 await self._order()
+            self._mind_the_workers()
             await asyncio.sleep(0.25)
         assert {} == await self._open(), (self.attack, await self._why())
 
@@ -229,6 +232,13 @@ class Battle:
             "kill": self._kill, "forget the queue": self._forget, "restart the database": self._restart,
             "order again": self._order, "five orders at once": self._five, "second worker": self._second,
         }[deed]()  # fmt: skip
+
+    def _mind_the_workers(self) -> None:
+        """Starts a worker again that has ended for want of its database, as whatever looks after a service does."""
+        ended = [worker.poll() for worker in self.hosts.processes]
+        if None not in ended:
+            assert ended[-1] == NOT_REACHABLE, (ended, self.hosts.log.read_text(encoding="utf-8")[-2000:])
+            self.hosts.start_worker()
 
     async def _kill(self) -> None:
         for worker in self.hosts.processes:
